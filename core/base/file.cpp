@@ -1,0 +1,97 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace l4 {
+
+namespace {
+struct FileDescriptor {
+  int fd;
+  ~FileDescriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+FileDescriptor open_regular(const fs::path& path, struct stat& info) {
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail(ErrorKind::io, path.string(), ": cannot open: ", std::strerror(errno));
+  FileDescriptor file{fd};
+  if (::fstat(fd, &info) != 0) fail(ErrorKind::io, path.string(), ": cannot stat: ", std::strerror(errno));
+  if (!S_ISREG(info.st_mode)) fail(ErrorKind::io, path.string(), ": not a regular file");
+  return FileDescriptor{std::exchange(file.fd, -1)};
+}
+}  // namespace
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  struct stat info {};
+  FileDescriptor file = open_regular(path, info);
+  size_ = size_t(info.st_size);
+  if (size_ == 0) return;  // mmap refuses empty files
+  void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (data == MAP_FAILED) fail(ErrorKind::io, path.string(), ": cannot map: ", std::strerror(errno));
+  data_ = data;
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(data_, size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+std::string read_file(const fs::path& path, uint64_t max_bytes) {
+  struct stat info {};
+  FileDescriptor file = open_regular(path, info);
+  if (uint64_t(info.st_size) > max_bytes)
+    fail_input(path.string(), ": ", human_bytes(uint64_t(info.st_size)), " is more than the limit of ", human_bytes(max_bytes));
+  std::string content(size_t(info.st_size), '\0');
+  size_t done = 0;
+  while (done < content.size()) {
+    ssize_t n = ::read(file.fd, content.data() + done, content.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(ErrorKind::io, path.string(), ": cannot read: ", std::strerror(errno));
+    if (n == 0) break;  // the file shrank while it was read
+    done += size_t(n);
+  }
+  content.resize(done);
+  return content;
+}
+
+void write_file_atomic(const fs::path& path, std::string_view bytes) {
+  fs::path temporary = path;
+  temporary += cat(".tmp", ::getpid());
+  int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) fail(ErrorKind::io, temporary.string(), ": cannot create: ", std::strerror(errno));
+  FileDescriptor file{fd};
+  auto give_up = [&](const char* what) {
+    int error = errno;
+    ::unlink(temporary.c_str());
+    fail(ErrorKind::io, temporary.string(), ": cannot ", what, ": ", std::strerror(error));
+  };
+  for (size_t done = 0; done < bytes.size();) {
+    ssize_t n = ::write(fd, bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) give_up("write");
+    done += size_t(n);
+  }
+  if (::fsync(fd) != 0) give_up("sync");
+  if (::rename(temporary.c_str(), path.c_str()) != 0) give_up("rename");
+}
+
+}  // namespace l4
