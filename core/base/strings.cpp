@@ -58,7 +58,7 @@ std::string human_count(uint64_t n) {
   return out;
 }
 
-std::string quoted(std::string_view untrusted) {
+std::string shown(std::string_view untrusted) {
   constexpr size_t kMaxShown = 120;
   std::string out = "\"";
   std::string clean = utf8_replace_invalid(untrusted.substr(0, kMaxShown));

@@ -13,14 +13,18 @@ namespace l4 {
 
 namespace detail {
 inline void append(std::string& out, std::string_view s) { out.append(s); }
-inline void append(std::string& out, char c) { out.push_back(c); }
-inline void append(std::string& out, bool b) { out.append(b ? "true" : "false"); }
 template <class T>
-  requires(std::is_arithmetic_v<T> && !std::is_same_v<T, char> && !std::is_same_v<T, bool>)
+  requires std::is_arithmetic_v<T>
 void append(std::string& out, T value) {
-  char digits[40];
-  auto [end, ec] = std::to_chars(digits, digits + sizeof digits, value);
-  out.append(digits, ec == std::errc() ? end : digits);
+  if constexpr (std::is_same_v<T, char>) {
+    out.push_back(value);
+  } else if constexpr (std::is_same_v<T, bool>) {
+    out.append(value ? "true" : "false");
+  } else {
+    char digits[40];
+    auto [end, ec] = std::to_chars(digits, digits + sizeof digits, value);
+    out.append(digits, ec == std::errc() ? end : digits);
+  }
 }
 }  // namespace detail
 
@@ -39,7 +43,7 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 
 std::string human_bytes(uint64_t bytes);        // "1.50 GiB"
 std::string human_count(uint64_t n);            // "1,048,576"
-std::string quoted(std::string_view untrusted);  // printable and short, for error lines: "ab\x01c"
+std::string shown(std::string_view untrusted);  // printable and short, for error lines: "ab\x01c"
 
 // "4096", "1k" = 1000, "1K" = 1024, "2M" = 2 * 1024^2, "1.5G" (vLLM's human sizes). Nothing when it is not such a number.
 std::optional<uint64_t> parse_size(std::string_view text);

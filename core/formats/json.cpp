@@ -89,7 +89,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool number_integer(int64_t v) override { return add(Json(v)); }
   bool number_unsigned(uint64_t v) override { return add(v <= uint64_t(INT64_MAX) ? Json(int64_t(v)) : Json(double(v))); }
   bool number_float(double v, const std::string& text) override {
-    if (!std::isfinite(v)) fail_input(source_, ": not valid JSON: number ", quoted(text), " is out of range");
+    if (!std::isfinite(v)) fail_input(source_, ": not valid JSON: number ", shown(text), " is out of range");
     return add(Json(v));
   }
   bool string(std::string& v) override { return add(Json(std::move(v))); }
@@ -97,7 +97,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool start_object(size_t) override { return open(Json(Json::Object{})); }
   bool start_array(size_t) override { return open(Json(Json::Array{})); }
   bool key(std::string& k) override {
-    if (!keys_.back().insert(k).second) fail_input(source_, ": not valid JSON: duplicate key ", quoted(k));
+    if (!keys_.back().insert(k).second) fail_input(source_, ": not valid JSON: duplicate key ", shown(k));
     stack_.back()->as_object().emplace_back(std::move(k), Json());
     return true;
   }

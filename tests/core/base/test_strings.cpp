@@ -32,6 +32,6 @@ TEST_CASE("strings: UTF-8 is checked by RFC 3629") {
 }
 
 TEST_CASE("strings: error lines show untrusted text printable and short") {
-  CHECK(quoted("a\nb\x01") == "\"a\\x0ab\\x01\"");
-  CHECK(quoted(std::string(1000, 'x')).size() < 140);
+  CHECK(shown("a\nb\x01") == "\"a\\x0ab\\x01\"");
+  CHECK(shown(std::string(1000, 'x')).size() < 140);
 }
