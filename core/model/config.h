@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "formats/json.h"
+#include "ops/attention_kind.h"
 
 namespace l4 {
 
-enum class AttentionKind : uint8_t { chunked, global };  // transformers: "chunked_attention", "full_attention"
+
 
 // What differs from layer to layer. Rotation, QK norm and temperature follow no_rope_layers; the mask follows
 // layer_types; dense or MoE follows moe_layers: three independent lists, normally consistent.

@@ -1,0 +1,62 @@
+// The seam: what a device must be able to do. The model is written once over this interface; kernels/cpu defines it with
+// plain loops (the reference), kernels/cuda with fused kernels. It is cut where the fused layer is cut, so that a layer
+// can be five kernels. Inside a step a backend allocates nothing, synchronises with nothing and decides nothing by data
+// on the device. Scratch comes from args.work: with a measuring arena a stage takes its scratch and returns.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ops/op_args.h"
+#include "ops/sampling.h"
+
+namespace l4 {
+
+struct MemoryInfo {
+  uint64_t total_bytes = 0, free_bytes = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // ---- memory
+  virtual std::string device_name() const = 0;  // "CPU, 2 threads", "NVIDIA H100 80GB HBM3"
+  virtual MemoryInfo memory() const = 0;
+  virtual Buffer allocate(size_t bytes, const char* what) = 0;        // Error{memory}; not initialised
+  virtual void upload(const View& to, const void* host) = 0;         // to.bytes() bytes
+  virtual void download(void* host, const View& from) = 0;           // waits for the work queued before it
+  virtual void copy(const View& to, const View& from) = 0;           // same bytes, both on this device
+  virtual void copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) = 0;
+
+  // ---- weights: the backend owns packing, the model knows logical slices only
+  virtual PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
+                            std::span<const WeightSlice> bias) = 0;
+  virtual size_t packed_bytes(const LinearSpec& spec) const = 0;  // what pack() will allocate, for plans
+
+  // ---- a step
+  virtual void begin_step(const StepPlan& step) = 0;  // takes what its kernels need of the plan to the device
+  virtual void embed(const EmbedArgs&) = 0;
+  virtual void qkv(const QkvArgs&) = 0;
+  virtual void attention(const AttentionArgs&) = 0;
+  virtual void attn_out(const AttnOutArgs&) = 0;
+  virtual void ffn_up(const FfnUpArgs&) = 0;
+  virtual void ffn_down(const FfnDownArgs&) = 0;
+  virtual void head(const HeadArgs&) = 0;
+  // One choice a row of logits [n, V] f32. A row that holds NaN gives Error{internal} naming it.
+  virtual std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) = 0;
+
+  // ---- vision
+  virtual void vision_embed(const VisionEmbedArgs&) = 0;
+  virtual void vision_qkv(const VisionQkvArgs&) = 0;
+  virtual void vision_attention(const VisionAttentionArgs&) = 0;
+  virtual void linear(const LinearArgs&) = 0;
+  virtual void vision_shuffle(const VisionShuffleArgs&) = 0;
+};
+
+// Defined by kernels/cpu. n_threads 0: one per core.
+std::unique_ptr<Backend> make_cpu_backend(int n_threads);
+
+}  // namespace l4
