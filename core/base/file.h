@@ -12,7 +12,9 @@ namespace l4 {
 
 namespace fs = std::filesystem;
 
-// A file mapped read-only; the bytes live as long as this object. Symlinks are followed.
+// A file mapped read-only; the bytes live as long as this object. Symlinks are followed. The file stays open, so that
+// what happened to it since can be asked. Reading mapped bytes that are no longer in the file is a SIGBUS, which the
+// system sends and nobody can catch as an exception: ask for size_now() first, or use read_at().
 class MappedFile {
  public:
   explicit MappedFile(const fs::path& path);  // throws Error{io} naming the path
@@ -25,9 +27,13 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
   uint64_t size() const { return size_; }
   const fs::path& path() const { return path_; }
+  uint64_t size_now() const;  // of the open file, which may have changed since it was mapped
+  // Copies bytes [offset, offset + out.size()) without the map: Error{input} where the file ends before that.
+  void read_at(uint64_t offset, std::span<std::byte> out) const;
 
  private:
   fs::path path_;
+  int fd_ = -1;
   void* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -35,7 +41,28 @@ class MappedFile {
 // The whole file; Error{io} when it cannot be read, Error{input} when it is larger than max_bytes.
 std::string read_file(const fs::path& path, uint64_t max_bytes);
 
-// Writes to a temporary name beside `path`, syncs, renames.
+// Written under a temporary name beside `path`; commit() syncs and renames, so that a crash leaves either the old file
+// or the new one. Without commit() the temporary file is removed.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const fs::path& path);  // throws Error{io} naming the path, as all members do
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);                      // at the end
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);  // over bytes already written
+  void commit();
+  const fs::path& path() const { return path_; }
+
+ private:
+  [[noreturn]] void give_up(const char* what);
+
+  fs::path path_, temporary_;
+  int fd_ = -1;
+};
+
+// The whole content at once, through AtomicFile.
 void write_file_atomic(const fs::path& path, std::string_view bytes);
 
 }  // namespace l4

@@ -80,16 +80,24 @@ struct ModelConfig {
   int32_t image_token_id = -1, image_start_id = -1, image_end_id = -1;
   std::string weights_dtype;  // "bfloat16", "float32" as the file says; may be empty
   GenerationConfig generation;
-  std::optional<Json> quantization;  // quantization_config as it stands; read by the loader of quantised formats
+  // quantization_config as it stands (or hf_quant_config.json's, which ModelOpt writes beside config.json); read by the
+  // loader of quantised formats.
+  std::optional<Json> quantization;
 
   // Kind of layer l and its index among the layers of that kind (pages of a kind hold all its layers).
   int64_t n_layers_of(AttentionKind kind) const;
 };
 
-// Reads and checks `dir`/config.json (and generation_config.json where present). Error{input} naming file and field.
-ModelConfig load_model_config(const std::filesystem::path& dir);
+// Reads and checks DIR/config.json, or the file itself where `path` is one, with generation_config.json and
+// hf_quant_config.json beside it where present. Error{input|unsupported} naming file and field; what is odd but legal is
+// logged as a warning.
+ModelConfig load_model_config(const std::filesystem::path& path);
 // The same from a parsed document, for tests; `source` names it in errors.
 ModelConfig parse_model_config(const Json& config, const std::string& source);
+// generation_config.json; its eos_token_id, where present, is the one that ends generation.
 void parse_generation_config(const Json& config, const std::string& source, ModelConfig& into);
+
+// This build loads BF16, F16 and F32 weights. Error{unsupported} naming the scheme of any quantization_config.
+void require_unquantized(const ModelConfig& config);
 
 }  // namespace l4
