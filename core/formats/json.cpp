@@ -87,7 +87,9 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { return add(Json()); }
   bool boolean(bool v) override { return add(Json(v)); }
   bool number_integer(int64_t v) override { return add(Json(v)); }
-  bool number_unsigned(uint64_t v) override { return add(v <= uint64_t(INT64_MAX) ? Json(int64_t(v)) : Json(double(v))); }
+  bool number_unsigned(uint64_t v) override {
+    return add(v <= uint64_t(INT64_MAX) ? Json(int64_t(v)) : Json(double(v)));
+  }
   bool number_float(double v, const std::string& text) override {
     if (!std::isfinite(v)) fail_input(source_, ": not valid JSON: number ", shown(text), " is out of range");
     return add(Json(v));
@@ -109,6 +111,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   Json* place(Json value) {
+    if (++n_values_ > limits_.max_values)
+      fail_input(source_, ": not valid JSON: more than ", human_count(uint64_t(limits_.max_values)), " values");
     if (stack_.empty()) {
       root_ = std::move(value);
       return &root_;
@@ -141,6 +145,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   std::string source_;
   JsonLimits limits_;
+  int64_t n_values_ = 0;
   Json root_;
   std::vector<Json*> stack_;  // open values; parents do not move while a child is open
   std::vector<std::unordered_set<std::string>> keys_;
@@ -204,13 +209,27 @@ std::string json_quote(std::string_view utf8) {
   std::string out = "\"";
   for (unsigned char c : utf8) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (c < 0x20) {
           char escape[8];
@@ -245,7 +264,8 @@ std::string python_float(double value) {
     return sign + mantissa + suffix;
   }
   if (exponent < 0) return sign + "0." + std::string(size_t(-exponent - 1), '0') + digits;
-  if (digits.size() <= size_t(exponent) + 1) return sign + digits + std::string(size_t(exponent) + 1 - digits.size(), '0') + ".0";
+  if (digits.size() <= size_t(exponent) + 1)
+    return sign + digits + std::string(size_t(exponent) + 1 - digits.size(), '0') + ".0";
   return sign + digits.substr(0, size_t(exponent) + 1) + "." + digits.substr(size_t(exponent) + 1);
 }
 

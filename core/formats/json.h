@@ -63,6 +63,7 @@ class Json {
 
 struct JsonLimits {
   int max_depth = 100;
+  int64_t max_values = 10'000'000;  // bounds memory: a value takes some 40 bytes, its text may take two
 };
 
 // Parses one JSON document. `source` names the file or field in errors: Error{input} "SOURCE: not valid JSON: ...".

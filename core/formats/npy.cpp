@@ -1,0 +1,94 @@
+#include "formats/npy.h"
+
+#include <cstring>
+
+#include "base/error.h"
+#include "base/strings.h"
+
+namespace l4 {
+
+namespace {
+
+constexpr size_t kHeaderBytes = 128;  // magic 6, version 2, length 2, text padded to a multiple of 64 in all
+constexpr char kMagic[] = "\x93NUMPY\x01\x00";
+constexpr size_t kMagicBytes = 8;
+
+std::string header_text(int64_t rows, int64_t cols) {
+  std::string text = cat("{'descr': '<f4', 'fortran_order': False, 'shape': (", rows, ", ", cols, "), }");
+  text.resize(kHeaderBytes - kMagicBytes - 2 - 1, ' ');
+  return text + "\n";
+}
+
+std::string header(int64_t rows, int64_t cols) {
+  std::string text = header_text(rows, cols);
+  std::string out(kMagic, kMagicBytes);
+  out.push_back(char(text.size() & 0xFF));
+  out.push_back(char(text.size() >> 8));
+  return out + text;
+}
+
+// The integer that follows `key` in the header's text.
+int64_t next_integer(std::string_view& text, const std::string& source) {
+  size_t begin = text.find_first_of("0123456789");
+  size_t end = text.find_first_not_of("0123456789", begin);
+  std::optional<int64_t> value;
+  if (begin != std::string_view::npos && end != std::string_view::npos)
+    value = parse_int(text.substr(begin, end - begin));
+  if (!value) fail_input(source, ": .npy header: expected a shape of two numbers");
+  text.remove_prefix(end);
+  return *value;
+}
+
+}  // namespace
+
+NpyWriter::NpyWriter(const fs::path& path, int64_t cols) : file_(path), cols_(cols) {
+  L4_CHECK(cols > 0);
+  file_.write(std::as_bytes(std::span(header(0, cols))));
+}
+
+void NpyWriter::append(std::span<const float> rows) {
+  L4_CHECK(rows.size() % size_t(cols_) == 0, rows.size(), " values in rows of ", cols_);
+  file_.write(std::as_bytes(rows));
+  rows_ += int64_t(rows.size()) / cols_;
+}
+
+void NpyWriter::finish() {
+  file_.write_at(0, std::as_bytes(std::span(header(rows_, cols_))));
+  file_.commit();
+}
+
+void write_npy(const fs::path& path, std::span<const float> values, int64_t rows, int64_t cols) {
+  L4_CHECK(int64_t(values.size()) == rows * cols);
+  NpyWriter out(path, cols);
+  out.append(values);
+  out.finish();
+}
+
+NpyMatrix read_npy(const fs::path& path) {
+  const std::string source = path.string();
+  MappedFile file(path);
+  std::span<const std::byte> bytes = file.bytes();
+  if (bytes.size() < kMagicBytes + 2 || std::memcmp(bytes.data(), kMagic, kMagicBytes) != 0)
+    fail_input(source, ": not a .npy file of version 1.0");
+  size_t text_bytes = size_t(bytes[kMagicBytes]) | size_t(bytes[kMagicBytes + 1]) << 8;
+  if (bytes.size() - kMagicBytes - 2 < text_bytes) fail_input(source, ": .npy header is cut off");
+  std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kMagicBytes + 2, text_bytes);
+  if (text.find("'<f4'") == std::string_view::npos || text.find("'fortran_order': False") == std::string_view::npos)
+    fail_input(source, ": .npy header: expected '<f4' in C order, found ", shown(text));
+  size_t shape = text.find("'shape'");
+  if (shape == std::string_view::npos) fail_input(source, ": .npy header: 'shape' is missing");
+  text.remove_prefix(shape);
+  NpyMatrix out;
+  out.rows = next_integer(text, source);
+  out.cols = next_integer(text, source);
+  std::span<const std::byte> data = bytes.subspan(kMagicBytes + 2 + text_bytes);
+  int64_t n = 0;
+  if (__builtin_mul_overflow(out.rows, out.cols, &n) || data.size() % sizeof(float) != 0 ||
+      data.size() / sizeof(float) != uint64_t(n))
+    fail_input(source, ": ", out.rows, " x ", out.cols, " floats announced, ", data.size(), " bytes found");
+  out.values.resize(size_t(n));
+  if (n > 0) std::memcpy(out.values.data(), data.data(), data.size());
+  return out;
+}
+
+}  // namespace l4
