@@ -140,7 +140,7 @@ void AtomicFile::commit() {
 
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
   AtomicFile file(path);
-  file.write(std::as_bytes(std::span(bytes)));
+  file.write(bytes);
   file.commit();
 }
 

@@ -50,7 +50,8 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
-  void write(std::span<const std::byte> bytes);                      // at the end
+  void write(std::span<const std::byte> bytes);  // at the end
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
   void write_at(uint64_t offset, std::span<const std::byte> bytes);  // over bytes already written
   void commit();
   const fs::path& path() const { return path_; }

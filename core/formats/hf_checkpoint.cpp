@@ -14,7 +14,7 @@ constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr uint64_t kMaxIndexBytes = 100'000'000;
 
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code ec;
   return fs::exists(path, ec);
 }
@@ -75,18 +75,18 @@ HfCheckpoint::HfCheckpoint(const fs::path& dir) : dir_(dir) {
   std::error_code ec;
   if (!fs::is_directory(dir, ec)) fail(ErrorKind::io, dir.string(), ": not a directory");
 
-  if (exists(dir / kSingleFile)) {
+  if (is_there(dir / kSingleFile)) {
     shards_.emplace_back(dir / kSingleFile);
     for (const TensorInfo& info : shards_[0].tensors()) add(canonical_tensor_name(info.name), info);
     return;
   }
-  if (!exists(dir / kIndexFile))
+  if (!is_there(dir / kIndexFile))
     fail_input(dir.string(), ": no weights: neither ", kSingleFile, " nor ", kIndexFile, " is there");
 
   CheckpointIndex index = read_checkpoint_index(dir);
   std::vector<std::string> missing;
   for (const std::string& name : index.file_names)
-    if (!exists(dir / name)) missing.push_back(name);
+    if (!is_there(dir / name)) missing.push_back(name);
   if (!missing.empty())
     fail_input(dir.string(), ": ", missing.size(), " of ", index.file_names.size(),
                " weight files are missing: ", shown(missing[0]), missing.size() > 1 ? " and others" : "",

@@ -43,7 +43,7 @@ int64_t next_integer(std::string_view& text, const std::string& source) {
 
 NpyWriter::NpyWriter(const fs::path& path, int64_t cols) : file_(path), cols_(cols) {
   L4_CHECK(cols > 0);
-  file_.write(std::as_bytes(std::span(header(0, cols))));
+  file_.write(header(0, cols));
 }
 
 void NpyWriter::append(std::span<const float> rows) {
@@ -53,7 +53,8 @@ void NpyWriter::append(std::span<const float> rows) {
 }
 
 void NpyWriter::finish() {
-  file_.write_at(0, std::as_bytes(std::span(header(rows_, cols_))));
+  const std::string final_header = header(rows_, cols_);
+  file_.write_at(0, std::as_bytes(std::span(final_header)));
   file_.commit();
 }
 

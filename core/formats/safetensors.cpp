@@ -201,7 +201,7 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
   std::byte length[kLengthBytes];
   for (size_t i = 0; i < kLengthBytes; ++i) length[i] = std::byte(header.size() >> (8 * i) & 0xFF);
   file_.write(length);
-  file_.write(std::as_bytes(std::span(header)));
+  file_.write(header);
 }
 
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {

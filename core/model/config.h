@@ -13,8 +13,6 @@
 
 namespace l4 {
 
-
-
 // What differs from layer to layer. Rotation, QK norm and temperature follow no_rope_layers; the mask follows
 // layer_types; dense or MoE follows moe_layers: three independent lists, normally consistent.
 struct LayerConfig {
