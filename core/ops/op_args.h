@@ -75,6 +75,7 @@ struct EmbedArgs {
   View features;        // [F, D] A encoder cache; rows named by step->image_rows
   View x;               // out [T, D] A
   Comm* comm;           // sums the ranks' parts (each token lives on one rank)
+  Arena* work;
 };
 
 // h = RMSNorm(x) with two roundings; q, k, v = h W^T (+ b), rounded to A;

@@ -37,6 +37,12 @@ class Buffer {
   std::function<void(void*)> release_;
 };
 
+// A tensor that owns its memory.
+struct Tensor {
+  Buffer buffer;
+  View view;
+};
+
 // 64-byte aligned host memory, not initialised. Error{memory} naming `what` when there is none.
 Buffer host_buffer(size_t bytes, const char* what);
 
