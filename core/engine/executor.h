@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dist/topology.h"
+#include "engine/step_runner.h"
 #include "formats/hf_checkpoint.h"
 #include "model/config.h"
 #include "ops/sampling.h"
@@ -36,26 +37,22 @@ struct ExecutorOptions {
 // Names an activation and hands it over on the host as float32: ("layers.3.attn", rank 0 only, values, shape).
 using TraceSink = std::function<void(const std::string& name, const std::vector<float>& values, const Shape& shape)>;
 
-class Executor {
+class Executor final : public StepRunner {
  public:
   // Checks that it fits (Error{memory} before anything is read), then loads. A failure on any rank fails the load.
   Executor(const ModelConfig& config, const HfCheckpoint& checkpoint, const ExecutorOptions& options);
-  ~Executor();
+  ~Executor() override;
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  // One step: writes the rows' KV, returns one choice per step.out_rows. rows.size() == step.n_out().
-  std::vector<TokenChoice> step(const StepPlan& step, std::span<const SamplingRow> rows);
-  // The same without sampling: logits of step.out_rows, [n_out, vocab] float32.
-  std::vector<float> logits(const StepPlan& step);
-  // Encodes tiles ([n_tiles, 3, side, side] bf16, host) into rows [feature_row, ...) of the encoder cache:
-  // tokens_per_tile rows a tile.
-  void encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row);
+  std::vector<TokenChoice> step(const StepPlan& step, std::span<const SamplingRow> rows) override;
+  std::vector<float> logits(const StepPlan& step) override;
+  void encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) override;
 
   // Activations of the following steps by name; empty function: off. For comparing with the reference, not for speed.
   void set_trace(TraceSink sink);
 
-  int64_t page_tokens() const;
+  int64_t page_tokens() const override;
   uint64_t weight_bytes() const;  // all ranks
   uint64_t kv_bytes() const;
   std::string device_name() const;

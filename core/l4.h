@@ -1,0 +1,189 @@
+// l4: Llama 4 in one process. This file is all that a program needs to include.
+//
+// The mental model. Two objects:
+//
+//   Frontend   text and pictures -> token ids, and back. Needs only the small files of a checkpoint (config, tokenizer,
+//              template). Immutable after loading; any number of threads may use it.
+//   Engine     token ids -> token ids. Owns the weights, the KV cache, and one thread that runs steps of the model. It
+//              serves requests in the order in which they came; any number of threads may start them.
+//
+//     auto engine = Engine::load({.model_dir = "Llama-4-Scout-17B-16E-Instruct"});
+//     ChatRequest chat = ...;
+//     Prompt prompt = engine->frontend().prompt_from_chat(chat, images);
+//     Generation answer = engine->start(std::move(prompt), {.max_tokens = 100});
+//     while (auto event = answer.next())
+//       std::cout << event->text;
+//
+// A Prompt is ids with each picture already expanded to its tokens, and the pictures' pixels beside them. A Generation
+// is a stream of events: progress while the prompt is computed, then one event for each token, then one that says why
+// it ended and what it cost. Text comes in whole UTF-8 characters; text that could be the beginning of a stop string is
+// held back until it is known not to be. Dropping a Generation cancels it.
+//
+// The engine keeps the KV cache of the last sequence: a prompt that begins like it (a conversation's next turn) is
+// computed only from where it differs. "Like it" covers the ids and the digests of the pictures.
+//
+// Errors are l4::Error, one line that says what was expected and found. What is wrong with a request is thrown by the
+// call that takes it; what goes wrong later ends the generation with FinishReason::error and the same kind of line.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
+#include "dist/topology.h"
+#include "engine/request.h"
+#include "model/config.h"
+#include "ops/sampling.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+#include "vision/image.h"
+#include "vision/tiling.h"
+
+namespace l4 {
+
+// ---- Text and pictures ----------------------------------------------------------------------------------------------
+
+// A picture as the vision tower takes it. Shared: the same picture may stand in many prompts.
+using PreparedImage = std::shared_ptr<const ImageTiles>;
+
+struct Prompt {
+  std::vector<int32_t> ids;  // image tokens expanded
+  std::vector<ImageInput> images;
+};
+
+class Frontend {
+ public:
+  // Error{io | input | unsupported} naming the file. The chat template is the checkpoint's own unless one is given.
+  static std::shared_ptr<const Frontend> load(const fs::path& model_dir,
+                                              std::optional<ChatTemplate> chat_template = {});
+  virtual ~Frontend() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual std::optional<ChatTemplate> chat_template() const = 0;  // nothing: the checkpoint has none
+  virtual bool takes_images() const = 0;
+
+  // What the checkpoint's generation_config.json asks for; greedy where it asks for no sampling.
+  virtual SamplingParams default_sampling() const = 0;
+
+  // Decodes, tiles and normalises a picture file's bytes. `source` names it in errors. Error{unsupported} when the
+  // model is text only. Takes milliseconds to a second: servers call it outside their event loop.
+  virtual PreparedImage prepare_image(std::span<const std::byte> file, std::string_view source,
+                                      const ImageLimits& limits = {}) const = 0;
+
+  // The text that the model would get, image placeholders not expanded. Error{usage} without a chat template.
+  virtual std::vector<TextSegment> render(const ChatRequest& chat) const = 0;
+
+  // `images` in the order of image_parts(chat). Error{usage} when their number differs from the placeholders'.
+  virtual Prompt prompt_from_chat(const ChatRequest& chat, std::span<const PreparedImage> images = {}) const = 0;
+  // Plain completion: beginning-of-text (unless the text brings it), then the text. With parse_special the names of
+  // special tokens in it become those tokens, and each <|image|> stands for a picture.
+  virtual Prompt prompt_from_text(std::string_view text, bool parse_special = false,
+                                  std::span<const PreparedImage> images = {}) const = 0;
+  // Ids as they are; with images, each <|image|> id is expanded. Error{usage} naming an id outside the vocabulary.
+  virtual Prompt prompt_from_ids(std::vector<int32_t> ids, std::span<const PreparedImage> images = {}) const = 0;
+};
+
+// ---- Loading --------------------------------------------------------------------------------------------------------
+
+enum class Device : uint8_t { automatic, cpu, cuda };
+Device parse_device(std::string_view name);                      // auto|cpu|cuda; Error{usage}
+std::optional<DType> parse_dtype_option(std::string_view name);  // auto (nothing)|float32|bfloat16; Error{usage}
+
+struct LoadOptions {
+  fs::path model_dir = {};
+  Device device = Device::automatic;  // cuda where there is a GPU and this build has CUDA
+  std::optional<DType> dtype = {};    // of activations and KV: f32 or bf16; nothing: as the checkpoint says
+  int64_t max_context = 0;            // tokens of prompt and answer; 0: the model's, or as much as fits
+  int64_t batch_tokens = 0;           // rows of the largest prefill step; 0: 8192 on GPUs, 512 on the CPU
+  int64_t max_image_tiles = 0;        // tiles of the encoder cache; 0: one picture of the largest size
+  int threads = 0;                    // of the CPU backend in all; 0: one per core
+  Topology topology = {};
+  std::optional<ChatTemplate> chat_template = {};  // nothing: the checkpoint's
+  // From a loading thread, now and then.
+  std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress = {};
+};
+
+// What loading would take, without weights at hand: tensors by part, KV cache, activations for each rank, the context
+// that fits. Lines for people.
+std::string describe_plan(const LoadOptions& options);
+
+// ---- Generating -----------------------------------------------------------------------------------------------------
+
+struct GenerationOptions {
+  SamplingParams sampling = {};        // see Frontend::default_sampling()
+  int64_t max_tokens = -1;             // -1: until the context is full
+  int64_t min_tokens = 0;              // no stop id, eos or stop string counts before as many tokens
+  bool ignore_eos = false;             // the model's eos ids are never chosen
+  std::vector<int32_t> stop_ids = {};  // besides the model's eos ids
+  std::vector<std::string> stop = {};  // texts that end the answer; not part of it
+  bool show_special = false;           // special tokens' names in the text
+  std::vector<std::pair<int32_t, float>> logit_bias = {};
+  int32_t prompt_logprobs = -1;  // see Request
+};
+
+struct GenerationEvent {
+  enum class Kind : uint8_t { prompt, token, finished };
+  Kind kind = Kind::token;
+  std::string text;                      // new text, whole characters; may be empty (any kind but prompt)
+  TokenChoice token;                     // kind token: id and logprobs
+  PromptProgress prompt;                 // kind prompt
+  Finished finished;                     // kind finished
+  std::optional<std::string> stop_text;  // kind finished, reason stop: the stop string that was found
+};
+
+// One answer being written. Movable; one thread at a time calls next(), any thread cancel().
+class Generation {
+ public:
+  Generation();
+  Generation(Generation&&) noexcept;
+  Generation& operator=(Generation&&) noexcept;
+  ~Generation();  // cancels what is not finished
+
+  // Waits for the next event. Nothing after the finished one.
+  std::optional<GenerationEvent> next();
+  // Waits no longer than that; nothing also when no event came in time: done() tells which.
+  std::optional<GenerationEvent> next(std::chrono::milliseconds timeout);
+  bool done() const;  // the finished event was handed out
+  void cancel();      // within one step of the model; the finished event says "cancelled"
+
+ private:
+  friend class Engine;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+class Engine {
+ public:
+  static std::unique_ptr<Engine> load(const LoadOptions& options);
+  ~Engine();  // cancels everything; waits for the step that runs
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Frontend& frontend() const;
+  const ModelConfig& config() const;
+  int64_t max_context() const;
+  std::string device() const;   // "CPU, 2 threads"
+  std::string summary() const;  // one line: device, dtype, weights, KV cache, context
+
+  // Error{usage} when the request cannot be served (no tokens, longer than the context, ids out of range, ...), also
+  // Error{device} once the device has failed. `wake` is called from the engine's thread whenever an event is ready.
+  Generation start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake = {});
+
+  // Logits of every prompt token, [T, vocab] float32, handed over in order as they are computed: `rows` holds the rows
+  // from `first` on. Called from the engine's thread; returns when all is done.
+  void logits(Prompt prompt, const std::function<void(int64_t first, std::span<const float> rows)>& on_rows);
+
+ private:
+  Engine();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace l4
