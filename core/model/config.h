@@ -37,11 +37,11 @@ struct TextConfig {
   int64_t attention_chunk = 0;  // 0: no chunking, chunked layers see everything
   int64_t max_positions = 0;
   double rms_eps = 1e-5;
-  bool qk_norm = true;            // RoPE layers only
-  bool attention_bias = false;    // biases on q, k, v, o (never set in released models)
+  bool qk_norm = true;          // RoPE layers only
+  bool attention_bias = false;  // biases on q, k, v, o (never set in released models)
   bool temperature_tuning = true;
   double floor_scale = 8192, attn_scale = 0.1;
-  bool tied_embeddings = false;
+  bool tied_embeddings = false;  // text_config's tie_word_embeddings; the top level's is not read, as in transformers
   RopeConfig rope;
   std::vector<LayerConfig> layers;  // n_layers of them
 };
@@ -55,9 +55,9 @@ struct VisionConfig {
   double rope_theta = 10000;
 
   int64_t head_dim() const { return hidden / n_heads; }
-  int64_t grid() const { return image_size / patch_size; }          // patches along one side
-  int64_t patches() const { return grid() * grid(); }               // 576
-  int64_t shuffle() const { return int64_t(1 / pixel_shuffle_ratio + 0.5); }  // 2: each side shrinks by this
+  int64_t grid() const { return image_size / patch_size; }                         // patches along one side
+  int64_t patches() const { return grid() * grid(); }                              // 576
+  int64_t shuffle() const { return int64_t(1 / pixel_shuffle_ratio + 0.5); }       // 2: each side shrinks by this
   int64_t tokens_per_tile() const { return patches() / (shuffle() * shuffle()); }  // 144
 };
 
@@ -87,8 +87,8 @@ struct ModelConfig {
 };
 
 // Reads and checks DIR/config.json, or the file itself where `path` is one, with generation_config.json and
-// hf_quant_config.json beside it where present. Error{input|unsupported} naming file and field; what is odd but legal is
-// logged as a warning.
+// hf_quant_config.json beside it where present. Error{input|unsupported} naming file and field; what is odd but legal
+// is logged as a warning.
 ModelConfig load_model_config(const std::filesystem::path& path);
 // The same from a parsed document, for tests; `source` names it in errors.
 ModelConfig parse_model_config(const Json& config, const std::string& source);
