@@ -4,12 +4,15 @@
 #include <doctest/doctest.h>
 
 #include <filesystem>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace l4::test {
 
 // doctest has no skip at run time. `L4_SKIP("what is missing")` ends the test case at once; the reporter counts it as
-// skipped, not passed, and prints the reason.
+// skipped, not passed, and prints the reason. (In a subcase too it may end the whole case: doctest 2.4.9 runs no further
+// subcase after an exception. What can be skipped alone is a test case of its own.)
 struct Skipped {
   std::string reason;
 };
@@ -20,8 +23,9 @@ struct Skipped {
 std::filesystem::path shared_data(const std::string& relative);
 // tests/golden in the source tree.
 std::filesystem::path golden(const std::string& relative);
-// The source tree itself.
+// The source tree itself, and where the programs under test were built (binary_dir() / "l4-run").
 std::filesystem::path source_dir();
+std::filesystem::path binary_dir();
 
 // An empty directory of its own, removed with the object.
 class TempDir {
@@ -36,6 +40,19 @@ class TempDir {
  private:
   std::filesystem::path path_;
 };
+
+// Runs a program to its end, with all it printed. env: "NAME=value" sets, "NAME" unsets. A status of 124 is a time-out,
+// 128 + n death by signal n (127: no such program).
+struct RunOptions {
+  std::string stdin_text = {};
+  std::vector<std::string> env = {};
+  int timeout_s = 60;
+};
+struct Result {
+  int status = -1;
+  std::string out, err;
+};
+Result run(const std::vector<std::string>& command, const RunOptions& options = {});
 
 // Runs `body` and returns the message of the l4::Error it must throw; fails the test when it throws nothing.
 template <class Body>

@@ -1,0 +1,65 @@
+# The thin front of the CMake build. `make help` lists the targets.
+BUILD  ?= build
+CUDA   ?= AUTO
+JOBS   ?= $(shell nproc)
+PREFIX ?= /usr/local
+# For `make run`: ask once instead of chatting, another model than the demo, further arguments of l4-run.
+PROMPT ?=
+MODEL  ?=
+ARGS   ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: help deps configure build run test cpu sanitize format format-check lint dist install clean
+
+CONFIGURE = cmake -S . -B $(1) -G Ninja $(2) > $(1).log 2>&1 || { cat $(1).log; exit 1; }; \
+            grep -E 'CUDA backend' $(1).log || true
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
+	@echo 'variables: CUDA=AUTO|ON|OFF  JOBS=n  BUILD=dir  PREFIX=dir (install)  PROMPT="..." MODEL=dir ARGS="..." (run)'
+
+run: build  ## install what is missing, build, chat with the demo model (PROMPT="..." answers once)
+	@$(BUILD)/l4-run $(if $(MODEL),'$(MODEL)') $(if $(PROMPT),--prompt "$$PROMPT") $(ARGS)
+export PROMPT
+
+test: build  ## install what is missing, build, run every test this machine can run
+	@$(BUILD)/l4-tests
+
+build: deps configure  ## install what is missing, build
+	@cmake --build $(BUILD) -j $(JOBS)
+
+deps:  ## install the packages the build needs (apt-get, with sudo when not root)
+	@scripts/install_deps.sh
+
+configure: deps
+	@$(call CONFIGURE,$(BUILD),-DL4_CUDA=$(CUDA))
+
+cpu:  ## build and test without CUDA, in build-cpu
+	@$(MAKE) --no-print-directory test BUILD=build-cpu CUDA=OFF
+
+sanitize: deps  ## build and test with the address and undefined behaviour sanitizers, in build-sanitize
+	@$(call CONFIGURE,build-sanitize,-DL4_CUDA=OFF -DL4_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo)
+	@cmake --build build-sanitize -j $(JOBS)
+	@build-sanitize/l4-tests
+
+format:  ## clang-format 14 over our sources
+	@scripts/lint.sh format
+
+format-check:  ## what `make format` would change
+	@scripts/lint.sh format-check
+
+lint: configure  ## clang-tidy 14 over our sources, and the include rule
+	@scripts/lint.sh tidy $(BUILD)
+	@cmake --build $(BUILD) -j $(JOBS) --target l4-tests
+	@$(BUILD)/l4-tests -tc='include rule:*'
+
+dist: deps  ## a relocatable tarball in dist/
+	@scripts/dist.sh $(CUDA) $(JOBS)
+
+install: build  ## install under PREFIX
+	@cmake --install $(BUILD) --prefix '$(PREFIX)'
+
+clean:  ## remove what was built
+	rm -rf build build.log build-*/ build-*.log dist

@@ -1,0 +1,18 @@
+# Writes the commit of SOURCE to OUT as a C++ string literal, only when it differs from what is there.
+execute_process(COMMAND git -C ${SOURCE} describe --always --dirty --abbrev=12 --exclude=*
+                OUTPUT_VARIABLE commit ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE status)
+if(NOT status EQUAL 0 OR NOT EXISTS ${SOURCE}/.git)
+  file(READ ${SOURCE}/scripts/cmake/commit.txt commit)
+  string(STRIP "${commit}" commit)
+  if(commit MATCHES "Format")
+    set(commit "unknown")
+  endif()
+endif()
+set(text "\"${commit}\"\n")
+set(old "")
+if(EXISTS ${OUT})
+  file(READ ${OUT} old)
+endif()
+if(NOT text STREQUAL old)
+  file(WRITE ${OUT} "${text}")
+endif()

@@ -1,0 +1,143 @@
+#include "support/include_rule.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+
+#include "base/strings.h"
+
+namespace l4::test {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// A module is core/X ("base"), the facade core/l4.{h,cpp} ("l4"), kernels/X, tools/X, or tools' own main ("tools").
+// Each may include itself and what is listed; "tools/common" and below: every tool.
+const std::map<std::string, std::set<std::string>> kMayInclude = {
+    {"base", {}},
+    {"tensor", {"base"}},
+    {"quant", {"base", "tensor"}},
+    {"formats", {"base", "tensor", "quant"}},
+    {"ops", {"base", "tensor", "quant", "formats"}},
+    {"dist", {"base", "tensor", "quant", "formats", "ops"}},
+    {"model", {"base", "tensor", "quant", "formats", "ops", "dist"}},
+    {"engine", {"base", "tensor", "quant", "formats", "ops", "dist", "model"}},
+    {"text", {"base", "tensor", "quant", "formats"}},
+    {"vision", {"base", "tensor", "quant", "formats"}},
+    {"l4", {"base", "tensor", "quant", "formats", "ops", "dist", "model", "engine", "text", "vision"}},
+    {"kernels/cpu", {"base", "tensor", "quant", "ops"}},
+    {"kernels/cuda", {"base", "tensor", "quant", "ops"}},
+};
+const std::set<std::string> kCore = {"base", "tensor", "quant", "formats", "ops",    "dist",
+                                     "model", "engine", "text",  "vision",  "l4"};
+
+// Single headers of a module that is otherwise out of reach.
+const std::map<std::string, std::set<std::string>> kMayIncludeFile = {
+    {"text", {"model/config.h"}},
+    {"vision", {"model/config.h"}},
+    {"kernels/cpu", {"dist/comm.h"}},
+    {"kernels/cuda", {"dist/comm.h"}},
+};
+
+// Heavy or foreign headers, each with the files that own it. They are .cpp files, so that nobody gets one by the way.
+struct Owned {
+  std::regex header;
+  std::regex owners;
+  const char* who;
+};
+const std::vector<Owned>& owned_headers() {
+  static const std::vector<Owned> list = {
+      {std::regex("CLI/.*"), std::regex("tools/[a-z]+/main\\.cpp|tools/common/flags[a-z_]*\\.cpp"),
+       "tools/*/main.cpp and tools/common/flags*.cpp"},
+      {std::regex("nlohmann/.*"), std::regex("core/formats/json\\.cpp"), "core/formats/json.cpp"},
+      {std::regex("(stb/)?stb_.*"), std::regex("core/vision/image[a-z_]*\\.cpp"), "core/vision/image*.cpp"},
+      {std::regex("webp/.*"), std::regex("core/vision/image[a-z_]*\\.cpp"), "core/vision/image*.cpp"},
+      {std::regex("sentencepiece.*"), std::regex("core/text/[a-z_]+\\.cpp"), "core/text/*.cpp"},
+      {std::regex("pcre2.*"), std::regex("core/text/[a-z_]+\\.cpp"), "core/text/*.cpp"},
+      {std::regex("(editline/.*|histedit\\.h)"), std::regex("tools/[a-z]+/[a-z_]+\\.cpp"), "tools/*/*.cpp"},
+      {std::regex("(cu(da|blas|rand|sparse|solver|fft|pti|tensor|dnn).*|nccl.*|nv[a-zA-Z0-9_/]*\\.h|(cub|thrust|cute|cutlass|cooperative_groups)"
+                  "(/.*|\\.h)|mma\\.h|vector_types\\.h|driver_types\\.h)"),
+       std::regex("kernels/cuda/.*"), "kernels/cuda"},
+  };
+  return list;
+}
+
+std::string module_of_core(const std::string& path) {  // "formats/json.h", "l4.h"
+  const size_t slash = path.find('/');
+  return slash == std::string::npos ? path.substr(0, path.find('.')) : path.substr(0, slash);
+}
+
+std::string module_of(const std::string& path) {  // from the root: "core/formats/json.h"
+  const std::vector<std::string> parts = split(path, '/');
+  if (parts[0] == "core") return module_of_core(path.substr(5));
+  return parts.size() > 2 ? parts[0] + "/" + parts[1] : parts[0];
+}
+
+bool allowed(const std::string& from, const std::string& to) {
+  if (from == to) return true;
+  if (from.rfind("tools", 0) == 0)  // a tool: all of core, what tools share, never another tool or a kernel
+    return kCore.count(to) || to == "tools/common" || (to == "tools" && from != "tools/common");
+  const auto row = kMayInclude.find(from);
+  return row != kMayInclude.end() && row->second.count(to);
+}
+
+// What is wrong with `file` (from the root) including `header`, or an empty string.
+std::string objection(const fs::path& root, const std::string& file, const std::string& header, bool quoted) {
+  for (const Owned& owned : owned_headers()) {
+    if (!std::regex_match(header, owned.header)) continue;
+    return std::regex_match(file, owned.owners) ? "" : cat("only ", owned.who, " may include <", header, ">");
+  }
+  const bool in_core = header.find("..") == std::string::npos && fs::is_regular_file(root / "core" / header);
+  const bool in_root = !in_core && fs::is_regular_file(root / header) &&
+                       (header.rfind("kernels/", 0) == 0 || header.rfind("tools/", 0) == 0);
+  if (!in_core && !in_root)
+    return quoted ? cat("\"", header, "\" is neither a file under core/ nor one of kernels/ or tools/ named from the root") : "";
+  if (!quoted) return cat("<", header, "> is a header of ours: write it in quotes");
+  const std::string from = module_of(file);
+  const std::string to = in_core ? module_of_core(header) : module_of(header);
+  const auto single = kMayIncludeFile.find(from);
+  if (allowed(from, to) || (single != kMayIncludeFile.end() && single->second.count(header))) return "";
+  if (!kMayInclude.count(from) && from.rfind("tools", 0) != 0)
+    return cat(from, " is not a module that the include rule knows (tests/support/include_rule.cpp)");
+  return cat(from, " may not include ", to, " (", header, ")");
+}
+
+int g_files_checked = 0;
+
+}  // namespace
+
+int files_checked() {
+  return g_files_checked;
+}
+
+std::vector<std::string> include_violations(const fs::path& root) {
+  static const std::regex kInclude("^\\s*#\\s*include\\s*([<\"])([^>\"]+)[>\"].*");
+  static const std::set<std::string> kSuffixes = {".h", ".hpp", ".cpp", ".cu", ".cuh", ".inc"};
+  std::vector<std::string> out;
+  g_files_checked = 0;
+  for (const char* top : {"core", "kernels", "tools"}) {
+    if (!fs::is_directory(root / top)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
+      if (!entry.is_regular_file() || !kSuffixes.count(entry.path().extension().string())) continue;
+      ++g_files_checked;
+      const std::string file = entry.path().lexically_relative(root).generic_string();
+      std::ifstream in(entry.path());
+      std::string line;
+      for (int number = 1; std::getline(in, line); ++number) {
+        std::smatch match;
+        if (line.find("include") == std::string::npos || !std::regex_match(line, match, kInclude)) continue;
+        const std::string header = match[2];
+        if (header == "commit.inc") continue;  // generated (scripts/cmake/version.cmake)
+        if (const std::string what = objection(root, file, header, match[1] == "\""); !what.empty())
+          out.push_back(cat(file, ":", number, ": ", what));
+      }
+    }
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+}  // namespace l4::test

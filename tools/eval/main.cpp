@@ -1,0 +1,6 @@
+#include "tools/common/not_built.h"
+#include "tools/entry.h"
+
+int l4_eval_main(int argc, char** argv) {
+  return l4::tools::not_built("l4-eval", argc, argv);
+}
