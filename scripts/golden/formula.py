@@ -16,7 +16,8 @@ def fnv1a64(data: bytes, h: int = 0xCBF29CE484222325) -> int:
 
 def words(seed: int, name: str, n: int) -> np.ndarray:
     """n 64-bit words of the stream `seed/name`: splitmix64 started at the FNV-1a hash of that text."""
-    z = np.uint64(fnv1a64(f"{seed}/{name}".encode())) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    stream = np.uint64(fnv1a64(f"{seed}/{name}".encode()))
+    z = stream + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -56,7 +57,7 @@ def normalise(grey: np.ndarray) -> np.ndarray:
 
 
 def digest(rows: np.ndarray) -> np.ndarray:
-    """[R, D] -> [R, 4]: L2 norm, sum of x_i * unit_i of stream "0/digest", first element, last element; sums in double."""
+    """[R, D] -> [R, 4]: L2 norm, sum of x_i * unit_i of stream "0/digest", first element, last element."""
     x = rows.astype(np.float64)
     weights = unit(0, "digest", x.shape[1])
     return np.stack([np.sqrt((x * x).sum(1)), x @ weights, x[:, 0], x[:, -1]], axis=1).astype(np.float32)

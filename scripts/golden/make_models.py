@@ -3,7 +3,7 @@
 
     scripts/golden/make_models.py                  all cases, into tests/golden/models
     scripts/golden/make_models.py --only scout     some cases
-    scripts/golden/make_models.py --search scout   the first seed whose model keeps the rules of check()
+    scripts/golden/make_models.py --search scout   a seed and a prompt that keep the rules of check()
 
 The reference runs in float32 with sdpa attention. The bfloat16 model is loaded with from_pretrained(dtype=bfloat16):
 converting a loaded one would round its rotary tables. One thread, so that two runs give the same bytes.
@@ -27,7 +27,7 @@ from safetensors.numpy import save_file as save_numpy
 from transformers import Llama4Config, Llama4ForCausalLM, Llama4ForConditionalGeneration, Llama4TextConfig
 
 import formula
-from cases import CASES, Case
+from cases import ABSENT, CASES, Case
 
 ROOT = Path(__file__).resolve().parents[2]
 N_GREEDY = 40
@@ -36,8 +36,8 @@ MIN_ROUTER_GAP = 5e-4   # between the last expert chosen and the first one not
 MIN_ROUTER_GAP_BF16 = 1.5e-2 # where the bf16 model is compared too
 MIN_DISTINCT = 12       # different tokens among the greedy ones
 
-# Standard deviation of a linear's output for inputs of unit variance, by what its name ends in. Chosen so that attention
-# is neither flat nor one-hot, every block moves the residual stream, and logits have a standard deviation near 3.
+# Standard deviation of a linear's output for inputs of unit variance, by what its name ends in. Chosen so that
+# attention is neither flat nor one-hot, every block moves the residual stream, logits have a standard deviation near 3.
 GAINS = {
     "q_proj.weight": 1.5, "k_proj.weight": 1.5, "o_proj.weight": 1.5, "router.weight": 2.0, "gate_up_proj": 1.5,
     "gate_proj.weight": 1.5, "down_proj.weight": 1.5, "down_proj": 1.5, "lm_head.weight": 3.0,
@@ -54,7 +54,7 @@ def weight_range(name, shape, gains):
     if re.search(r"(embed_tokens\.weight|class_embedding|positional_embedding_vlm)$", name):
         return 0.0, gains.get("embed", 1.75) if "embed_tokens" in name else 1.0
     fan_in = shape[1] if re.search(r"experts\.(gate_up|down)_proj$", name) else shape[-1]
-    suffixes = [s for s in gains if name.endswith("." + s)]
+    suffixes = [s for s in gains if f".{name}".endswith(f".{s}")]
     gain = gains[max(suffixes, key=len)] if suffixes else 1.0
     return 0.0, float(np.float32(gain * (3.0 / fan_in) ** 0.5))
 
@@ -222,11 +222,14 @@ def check_bf16(case, result, half):
 
 
 def search(case, limit, verbose):
+    """The first (seed, words) that keeps the rules, twenty prompts a seed."""
     model = empty_model(case)
     table = tensor_table(case, model)
-    for case.seed in range(1, limit):
-        model.load_state_dict(weights(case, table), strict=False)
-        model.tie_weights()
+    for n in range(limit):
+        case.seed, case.words = 1 + n // 20, n % 20
+        if case.words == 0:
+            model.load_state_dict(weights(case, table), strict=False)
+            model.tie_weights()
         result = run(case, model)
         problem = check(case, model, result)
         if problem is None and case.bf16:
@@ -234,27 +237,50 @@ def search(case, limit, verbose):
                 save_checkpoint(case, Path(scratch))
                 problem = check_bf16(case, result, run(case, load(case, scratch, torch.bfloat16)))
         if problem is None:
-            return case.seed
+            return f"seed={case.seed}, words={case.words}"
         if verbose:
-            print(f"  {case.seed}: {problem}", flush=True)
+            print(f"  {case.seed} {case.words}: {problem}", flush=True)
     return None
 
 
-def edit(config, changes):
-    for path, value in changes.items():
-        *parents, last = path.split(".")
-        section = config
-        for parent in parents:
-            section = section[parent]
-        if value is None:
-            section.pop(last, None)
-        else:
-            section[last] = value
-    return config
+def v4_style(config):
+    """What a config.json written by transformers 4 looks like: see Meta's published files."""
+    text, vision = config["text_config"], config["vision_config"]
+    dtype = config.pop("dtype")
+    text.pop("dtype", None), vision.pop("dtype", None)
+    rope = text.pop("rope_parameters")
+    text.update(rope_theta=rope.pop("rope_theta"), rope_scaling=rope if rope["rope_type"] != "default" else None,
+                no_rope_layers=[], attn_temperature_tuning=4, torch_dtype=dtype, for_llm_compressor=False,
+                _attn_implementation_autoset=True)
+    for absent in ("layer_types", "moe_layers", "no_rope_layer_interval", "floor_scale", "attn_scale",
+                   "tie_word_embeddings"):
+        text.pop(absent)
+    vision.update(rope_theta=int(vision.pop("rope_parameters")["rope_theta"]), vision_feature_layer=-1,
+                  multi_modal_projector_bias=False)
+    for absent in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
+        config.pop(absent, None)
+    return dict(sorted({**config, "torch_dtype": dtype, "transformers_version": "4.51.0.dev0"}.items()))
 
 
-def read_json(path):
-    return json.loads(path.read_text())
+def rewrite_config(case, path):
+    """config.json with the case's changes; the reference has been computed from the original."""
+    config = json.loads(path.read_text())
+    if case.v4_config:
+        config = v4_style(config)
+    for key, value in case.written_config.items():
+        config.pop(key)
+        if value is not ABSENT:
+            config[key] = value
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def check_v4(case, checkpoint, scratch, result):
+    """transformers 5 reads the rewritten config as the same model, once the int that it refuses is a bool."""
+    shutil.copytree(checkpoint, scratch)
+    config = json.loads((scratch / "config.json").read_text())
+    config["text_config"]["attn_temperature_tuning"] = True
+    (scratch / "config.json").write_text(json.dumps(config))
+    assert np.array_equal(run(case, load(case, scratch, torch.float32))["logits"], result["logits"]), case.name
 
 
 def write_json(path, value):
@@ -265,7 +291,7 @@ def write_json(path, value):
 
 
 def save_checkpoint(case, directory):
-    """The checkpoint as transformers writes it: bfloat16 where it is kept, float32 otherwise; returns its tensor table."""
+    """The checkpoint as transformers writes it: bfloat16 where it is kept, else float32; returns its tensor table."""
     model = empty_model(case)
     table = tensor_table(case, model)
     assert not model.load_state_dict(weights(case, table), strict=False).unexpected_keys
@@ -303,7 +329,7 @@ def make(case, out):
         result = run(case, model)
         problem = check(case, model, result)
         if problem:
-            sys.exit(f"{case.name}: seed {case.seed}: {problem}")
+            sys.exit(f"{case.name}: seed {case.seed}, words {case.words}: {problem}")
         positions = logit_positions(case)
         tensors = {"logits": result["logits"][positions]}
         meta = {}
@@ -312,10 +338,14 @@ def make(case, out):
             tensors["bf16.logits"] = half["logits"][positions]
             problem = check_bf16(case, result, half)
             if problem:
-                sys.exit(f"{case.name}: seed {case.seed}: {problem}")
+                sys.exit(f"{case.name}: seed {case.seed}, words {case.words}: {problem}")
             meta = dict(relative_distance_to_fp32=half["distance"])
         if not case.stored:
             shutil.copy(checkpoint / "config.json", target / "config.json")
+        if case.v4_config or case.written_config:
+            rewrite_config(case, (checkpoint if case.stored else target) / "config.json")
+        if case.v4_config:
+            check_v4(case, checkpoint, Path(scratch) / "v4", result)
 
     row_positions = {}
     for name, rows in result["activations"].items():
@@ -336,7 +366,8 @@ def make(case, out):
         samples.append([name, at, int(bits[at])])
     grey = result["grey"]
     write_json(target / "case.json", dict(
-        name=case.name, about=case.about, seed=case.seed, stored=case.stored, vocab=case.text_config["vocab_size"],
+        name=case.name, about=case.about, seed=case.seed, words=case.words, stored=case.stored,
+        vocab=case.text_config["vocab_size"],
         prompt=result["ids"], greedy=result["greedy"], greedy_min_gap=result["greedy_gap"],
         router_min_gap=result["router_gap"], image_ids=case.image_ids if case.images else {}, images=result["images"],
         pixels=list(grey.shape) if grey is not None else [],
@@ -354,7 +385,7 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "tests/golden/models")
     parser.add_argument("--only", nargs="+", choices=[c.name for c in CASES])
     parser.add_argument("--search", nargs="+", choices=[c.name for c in CASES])
-    parser.add_argument("--seeds", type=int, default=2000, help="how many seeds --search tries")
+    parser.add_argument("--tries", type=int, default=10000, help="how many prompts --search tries")
     parser.add_argument("--verbose", action="store_true", help="say why --search refuses a seed")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -364,7 +395,7 @@ def main():
     if args.search:
         for case in CASES:
             if case.name in args.search:
-                print(case.name, "seed:", search(case, args.seeds, args.verbose), flush=True)
+                print(case.name + ":", search(case, args.tries, args.verbose), flush=True)
         return
     for case in CASES:
         if not args.only or case.name in args.only:
@@ -374,7 +405,7 @@ def main():
             command="scripts/golden/make_models.py", python=platform.python_version(), torch=torch.__version__,
             transformers=transformers.__version__, safetensors=safetensors.__version__, numpy=np.__version__,
             machine=platform.machine(), cpu_capability=torch.backends.cpu.get_cpu_capability(),
-            seeds={c.name: c.seed for c in CASES}))
+            seeds={c.name: [c.seed, c.words] for c in CASES}))
 
 
 if __name__ == "__main__":
