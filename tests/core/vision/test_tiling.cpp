@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "support/test.h"
-#include "vision/resize.h"
+#include "vision_golden.h"
 
 using namespace l4;
 using namespace l4::test;
@@ -65,6 +64,73 @@ TEST_CASE("tiling: plans of the check table") {
   CHECK(plan_text(336, 5376) == "1x16 336x5376 17");
   CHECK(plan_text(100, 3000) == "1x9 100x3000 10");
   CHECK(plan_text(1, 65535) == "1x16 1x5376 17");
+}
+
+TEST_CASE("tiling: plans equal to transformers' for hundreds of sizes") {
+  for (const Json& one : golden_cases("plans.json")) {
+    const auto n = [&](size_t i) { return one.as_array()[i].as_integer(); };
+    CAPTURE(dump_json(one));
+    const TilePlan plan = plan_tiles(n(0), n(1), {n(2), n(3), n(4) != 0});
+    CHECK(plan.rows == n(5));
+    CHECK(plan.cols == n(6));
+    CHECK(plan.resized_height == n(7));
+    CHECK(plan.resized_width == n(8));
+    CHECK(plan.n_tiles == n(9));
+  }
+}
+
+// Bit for bit, resized tiles included.
+TEST_CASE("tiling: pixels equal to Llama4ImageProcessor's") {
+  for (const Json& one : golden_cases("preprocessed.json")) {
+    CAPTURE(dump_json(one));
+    const int64_t tile = integer(one, "tile");
+    const TilingConfig config{tile, integer(one, "max_tiles"), one.find("fill")->as_bool()};
+    const ImageTiles tiles = preprocess(pattern(integer(one, "height"), integer(one, "width")), config);
+    CHECK(tiles.rows == integer(one, "rows"));
+    CHECK(tiles.cols == integer(one, "cols"));
+    CHECK(tiles.tile == tile);
+    REQUIRE(tiles.n_tiles == integer(one, "n_tiles"));
+    const auto& hashes = one.find("bf16_sha256")->as_array();
+    for (size_t t = 0; t < hashes.size(); ++t) {
+      const size_t n_values = size_t(3 * tile * tile);
+      CHECK(sha256_hex(&tiles.pixels[t * n_values], n_values * 2) == hashes[t].as_string());
+    }
+  }
+}
+
+// The layouts that Meta's prompt format document prints for its own pictures.
+TEST_CASE("tiling: Meta's examples") {
+  const auto text = read_file(shared_data("chat/meta_prompt_format_examples.jsonl"), 1 << 20);
+  const auto layout_of = [](const Image& image) {
+    const TilePlan plan = plan_tiles(image.height, image.width, {});
+    std::string out;
+    int64_t run = 0;
+    const char* names[] = {"<|image_start|>", "<|image_end|>", "<|image|>", "", "<|tile_x_separator|>", "<|tile_y_separator|>"};
+    for (ImageToken token : image_tokens({plan.rows, plan.cols, 144})) {
+      if (token == ImageToken::patch) {
+        ++run;
+        continue;
+      }
+      if (run) out += cat("[patch*", run, "]");
+      run = 0;
+      out += names[size_t(token)];
+    }
+    return out;
+  };
+  const auto picture = [](const char* name) {
+    const MappedFile file(shared_data(cat("chat/", name)));
+    return decode_image(file.bytes(), name);
+  };
+  const std::string dog = layout_of(picture("meta_dog.jpg")), pasta = layout_of(picture("meta_pasta.jpeg"));
+  const std::string small = layout_of({200, 200, {}});
+  std::vector<std::string> printed;
+  for (const std::string& line : split(text, '\n')) {
+    if (trim(line).empty()) continue;
+    const Json example = parse_json(line, "examples");
+    const Json* layouts = example.find("image_layouts");
+    for (size_t i = 0; layouts && i < layouts->as_array().size(); ++i) printed.push_back(layouts->as_array()[i].as_string());
+  }
+  CHECK(printed == std::vector<std::string>{small, dog, dog, pasta});
 }
 
 TEST_CASE("tiling: grey levels as bf16") {
