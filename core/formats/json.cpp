@@ -194,6 +194,9 @@ void dump(std::string& out, const Json& value, JsonStyle style, int indent, int 
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view source, JsonLimits limits) {
+  // nlohmann's lexer takes a zero byte for the end of the text and would not look at what follows it.
+  if (size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail_input(source, ": not valid JSON at byte ", zero + 1);
   Builder builder(source, limits);
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();

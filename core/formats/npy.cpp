@@ -27,16 +27,18 @@ std::string header(int64_t rows, int64_t cols) {
   return out + text;
 }
 
-// The integer that follows `key` in the header's text.
-int64_t next_integer(std::string_view& text, const std::string& source) {
-  size_t begin = text.find_first_of("0123456789");
-  size_t end = text.find_first_not_of("0123456789", begin);
-  std::optional<int64_t> value;
-  if (begin != std::string_view::npos && end != std::string_view::npos)
-    value = parse_int(text.substr(begin, end - begin));
-  if (!value) fail_input(source, ": .npy header: expected a shape of two numbers");
-  text.remove_prefix(end);
-  return *value;
+// "(ROWS, COLS)" out of the header's text.
+void read_shape(std::string_view text, const std::string& source, NpyMatrix& into) {
+  size_t key = text.find("'shape': ("), begin = key + std::string_view("'shape': (").size();
+  size_t end = key == std::string_view::npos ? key : text.find(')', begin);
+  std::vector<std::string> parts;
+  if (end != std::string_view::npos) parts = split(text.substr(begin, end - begin), ',');
+  std::optional<int64_t> rows, cols;
+  if (parts.size() == 2) rows = parse_int(trim(parts[0])), cols = parse_int(trim(parts[1]));
+  if (!rows || !cols || *rows < 0 || *cols < 0)
+    fail_input(source, ": .npy header: expected a shape of two numbers, found ", shown(text));
+  into.rows = *rows;
+  into.cols = *cols;
 }
 
 }  // namespace
@@ -76,12 +78,8 @@ NpyMatrix read_npy(const fs::path& path) {
   std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kMagicBytes + 2, text_bytes);
   if (text.find("'<f4'") == std::string_view::npos || text.find("'fortran_order': False") == std::string_view::npos)
     fail_input(source, ": .npy header: expected '<f4' in C order, found ", shown(text));
-  size_t shape = text.find("'shape'");
-  if (shape == std::string_view::npos) fail_input(source, ": .npy header: 'shape' is missing");
-  text.remove_prefix(shape);
   NpyMatrix out;
-  out.rows = next_integer(text, source);
-  out.cols = next_integer(text, source);
+  read_shape(text, source, out);
   std::span<const std::byte> data = bytes.subspan(kMagicBytes + 2 + text_bytes);
   int64_t n = 0;
   if (__builtin_mul_overflow(out.rows, out.cols, &n) || data.size() % sizeof(float) != 0 ||

@@ -10,6 +10,7 @@ namespace l4 {
 namespace {
 
 constexpr uint64_t kLengthBytes = 8;
+constexpr int64_t kMaxHeaderValues = 4'000'000;  // some 400,000 tensors; bounds what a hostile header costs to 200 MB
 
 // Reads the header of one file; every failure names the file.
 class HeaderReader {
@@ -23,7 +24,7 @@ class HeaderReader {
   void read() {
     std::string_view text = header_text();
     if (text.empty() || text[0] != '{') fail_input(source_, ": not valid JSON: expected \"{\" as its first byte");
-    Json header = parse_json(text, source_, {.max_depth = 8});
+    Json header = parse_json(text, source_, {.max_depth = 8, .max_values = kMaxHeaderValues});
     for (Json::Member& member : header.as_object()) {
       if (member.first == "__metadata__")
         read_metadata(member.second);

@@ -35,4 +35,7 @@ TEST_CASE("json: hostile documents are refused with one line that names the sour
     CHECK(message.find('\n') == std::string::npos);
   }
   CHECK(error_of([] { parse_json(std::string(100000, '['), "f"); }).find("nested deeper") != std::string::npos);
+  CHECK(error_of([] { parse_json(std::string("{}\0 {", 5), "f"); }) == "f: not valid JSON at byte 3");
+  CHECK(error_of([] { parse_json("[1, 2, 3, 4]", "f", {.max_values = 4}); }) == "f: not valid JSON: more than 4 values");
+  CHECK(parse_json("[1, 2, 3, 4]", "f", {.max_values = 5}).as_array().size() == 4);
 }
