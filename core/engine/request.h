@@ -57,7 +57,7 @@ struct Timings {
   double predicted_ms = 0;  // from the first token to the last
 };
 
-// After each step of the prompt but the last.
+// After each step that computed nothing but prompt.
 struct PromptProgress {
   int64_t n_done = 0, n_total = 0;  // prompt tokens, cached ones included
   // With Request::prompt_logprobs: of the prompt tokens that became known since the last event, in order. The first
