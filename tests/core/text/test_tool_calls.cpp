@@ -1,0 +1,130 @@
+#include "text/tool_calls.h"
+
+#include <chrono>
+#include <random>
+
+#include "base/strings.h"
+#include "support/test.h"
+
+using namespace l4;
+
+namespace {
+
+// "name{arguments as JSON}" for each call, then the content in bars.
+std::string parsed(std::string_view reply, std::vector<std::string> tool_names = {}) {
+  ParsedReply result = parse_tool_calls(reply, tool_names);
+  std::string out;
+  for (const ToolCall& call : result.calls) out += cat(call.name, dump_json(call.arguments), " ");
+  return cat(out, "|", result.content, "|");
+}
+
+}  // namespace
+
+TEST_CASE("tool_calls: pythonic") {
+  CHECK(parsed(R"([f(a=1, g="x")])") == R"(f{"a": 1, "g": "x"} ||)");
+  CHECK(parsed("[get_time()]") == "get_time{} ||");
+  CHECK(parsed("[a(x=1), b(y='z'),]") == R"(a{"x": 1} b{"y": "z"} ||)");
+  CHECK(parsed(" [ a.b-c ( x = -1.5e3 , y = None,z=True, w=false, v=null ) ] ") ==
+        R"(a.b-c{"x": -1500.0, "y": null, "z": true, "w": false, "v": null} ||)");
+  CHECK(parsed("[f(a=[[1, 2], [3, [4]]], b={'k': {'l': [(), (1,)]}, \"m\": []})]") ==
+        R"(f{"a": [[1, 2], [3, [4]]], "b": {"k": {"l": [[], [1]]}, "m": []}} ||)");
+  CHECK(parsed(R"([f(a="q\"uo\\te\n\u00e9\x41\ud83d\ude42\d", b='it\'s "so"', c="two
+lines", d="""th"ree""", e='''x''')])") ==
+        R"(f{"a": "q\"uo\\te\né)" "A🙂" R"(\\d", "b": "it's \"so\"", "c": "two\nlines", "d": "th\"ree", "e": "x"} ||)");
+  CHECK(parsed("[f(a=1, a=2)]") == R"(f{"a": 2} ||)");
+}
+
+TEST_CASE("tool_calls: JSON") {
+  CHECK(parsed(R"({"name": "f", "parameters": {"city": "SF", "n": [1, {"x": null}]}})") ==
+        R"(f{"city": "SF", "n": [1, {"x": null}]} ||)");
+  CHECK(parsed(R"({"name":"f","parameters":{}}; {"name":"g","arguments":{"a":"b\/c\u0041"}})") == R"(f{} g{"a": "b/cA"} ||)");
+  CHECK(parsed("{\"name\":\"f\",\"parameters\":{}}\n\n{\"name\":\"g\",\"parameters\":{}}") == "f{} g{} ||");
+  CHECK(parsed(R"([{"name":"f","parameters":{}}, {"name":"g","parameters":{"x":1}}])") == R"(f{} g{"x": 1} ||)");
+  CHECK(parsed(R"({"name":"f","parameters":"{\"x\": 1}"})") == R"(f{"x": 1} ||)");
+  CHECK(parsed(R"({"type":"function","function":{"name":"f","arguments":{"x":1}}})") == R"(f{"x": 1} ||)");
+  CHECK(parsed(R"({"type":"function","name":"f","parameters":{"x":1}})") == R"(f{"x": 1} ||)");
+}
+
+TEST_CASE("tool_calls: python_start and python_end, whole and alone") {
+  CHECK(parsed("<|python_start|>[f(a=1)]<|python_end|>") == R"(f{"a": 1} ||)");
+  CHECK(parsed(R"(<|python_start|>{"name":"f","parameters":{}}<|python_end|>)") == "f{} ||");
+  CHECK(parsed(R"(<|python_start|><|python_end|>{"name":"f","parameters":{}}{"name":"g","parameters":{}})") == "f{} g{} ||");
+  CHECK(parsed("<|python_start|>\nf(a=1)<|python_end|>") == R"(f{"a": 1} ||)");
+  CHECK(parsed("<|python_start|>f(a=1); g()\n") == R"(f{"a": 1} g{} ||)");
+  CHECK(parsed("[f()]<|python_end|>") == "f{} ||");
+  CHECK(parsed("<|python_start|>Sure.") == "|Sure.|");
+  CHECK(parsed("<|python_start|>x = f(1)\nprint(x)<|python_end|>") == "|x = f(1)\nprint(x)|");
+  CHECK(parsed("f(a=1)") == "|f(a=1)|");  // without brackets or mark it is prose
+}
+
+TEST_CASE("tool_calls: prose around the calls is content") {
+  CHECK(parsed("Let me look.\n\n[f(a=1)]") == R"(f{"a": 1} |Let me look.|)");
+  CHECK(parsed("Let me look: {\"name\":\"f\",\"parameters\":{}} Done.") == "f{} |Let me look:  Done.|");
+  CHECK(parsed("See [1] and {x}: [f()] or [g()]") == "f{} g{} |See [1] and {x}:  or|");
+}
+
+TEST_CASE("tool_calls: what only resembles a call stays text") {
+  for (const char* text : {"", "[", "{", "[]", "{}", "[1, 2]", "[f]", "[f(]", "[f(1)]", "[f(a=)]", "[f(a=b)]", "[f(a=1]", "[f(a='x)]",
+                           "[f(a=1.2.3)]", "[f(a='\\ud800')]", "[f(a='\\uZZZZ')]", "[f(a=1)] [", "{\"name\": \"f\"}", "[f(a=--)]",
+                           "{\"name\": 1, \"parameters\": {}}", "{\"name\": \"f\", \"parameters\": [1]}",
+                           "{\"name\": \"f\", \"parameters\": \"[1]\"}", "{'name': 'f', 'parameters': {}}", "[f(a={1: 2})]",
+                           " [link](http://x) ", "array[i](x)", "[f(a=1e999)]"}) {
+    INFO(text);
+    std::string expected = std::string_view(text) == "[f(a=1)] [" ? R"(f{"a": 1} |[|)" : cat("|", text, "|");
+    CHECK(parsed(text) == expected);
+  }
+}
+
+TEST_CASE("tool_calls: a missing last bracket at the end is forgiven") {
+  CHECK(parsed("[f(a=[1, [2]])") == R"(f{"a": [1, [2]]} ||)");
+  CHECK(parsed("[f(), g(b=1)\n") == R"(f{} g{"b": 1} ||)");
+  CHECK(parsed("[f() and more") == "|[f() and more|");
+}
+
+TEST_CASE("tool_calls: only offered tools are called") {
+  CHECK(parsed("[f(a=1)]", {"f", "g"}) == R"(f{"a": 1} ||)");
+  CHECK(parsed("[h(a=1)]", {"f", "g"}) == "|[h(a=1)]|");
+  CHECK(parsed(R"({"name":"h","parameters":{}})", {"f"}) == R"(|{"name":"h","parameters":{}}|)");
+  CHECK(parsed("<|python_start|>print()<|python_end|>", {"f"}) == "|print()|");
+}
+
+TEST_CASE("tool_calls: depth, size and time are bounded") {
+  std::string deep = "[f(a=" + std::string(63, '[') + std::string(63, ']') + ")]";
+  CHECK(parse_tool_calls(deep).calls.size() == 1);
+  for (size_t depth : {100, 1000000}) {
+    std::string too_deep = "[f(a=" + std::string(depth, '[') + std::string(depth, ']') + ")]";
+    CHECK(parse_tool_calls(too_deep).calls.empty());
+  }
+  auto begin = std::chrono::steady_clock::now();
+  for (const char* unit : {"[", "{", "[f(a=", "{\"a\":", "[f(a=[{'k':'", "[f(a='", "{\"", "[f(),", "[f(a=1,b=2),", "{\"a\":{\"", "\\",
+                           "<|python_start|>", "<|python_start|>f(a=1);", "[{\"name\":\"f\",\"parameters\":{}},", "[f(a=[1,1,1,1,",
+                           "{\"x\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",\"y\":"}) {
+    std::string text;
+    while (text.size() < 1 << 20) text += unit;
+    parse_tool_calls(text);
+  }
+  std::string wide = "[f(";
+  for (int i = 0; i < 100000; ++i) wide += cat("k", i, "=1,");
+  parse_tool_calls(wide + ")]");
+  CHECK(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() < 20);
+}
+
+TEST_CASE("tool_calls: damaged replies neither crash nor lose text") {
+  const std::string good = R"(Hi [f(a=[1, 'x'], b={"k": "\u00e9"})] <|python_start|>{"name": "g", "parameters": {"n": -1.5}}<|python_end|>)";
+  std::mt19937 random(7);
+  for (int round = 0; round < 20000; ++round) {
+    std::string text = good;
+    for (int edits = int(random() % 4) + 1; edits > 0; --edits) {
+      size_t at = random() % text.size();
+      switch (random() % 3) {
+        case 0: text.erase(at, random() % 5 + 1); break;
+        case 1: text[at] = "[]{}()\"'\\,:= <|x\xC3"[random() % 17]; break;
+        default: text.insert(at, 1, "[]{}()\"'\\,:= <|x\xC3"[random() % 17]);
+      }
+      if (text.empty()) text.push_back('[');
+    }
+    ParsedReply result = parse_tool_calls(text);
+    if (result.calls.empty() && text.find("<|python_") == std::string::npos) CHECK(result.content == text);
+    for (const ToolCall& call : result.calls) CHECK(call.arguments.is_object());
+  }
+}
