@@ -55,8 +55,8 @@ lint: configure  ## clang-tidy 14 over our sources, and the include rule
 	@cmake --build $(BUILD) -j $(JOBS) --target l4-tests
 	@$(BUILD)/l4-tests -tc='include rule:*'
 
-dist: deps  ## a relocatable tarball in dist/
-	@scripts/dist.sh $(CUDA) $(JOBS)
+dist: build  ## a relocatable tarball in dist/, tried once unpacked
+	@scripts/dist.sh $(BUILD)
 
 install: build  ## install under PREFIX
 	@cmake --install $(BUILD) --prefix '$(PREFIX)'

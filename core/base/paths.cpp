@@ -24,11 +24,12 @@ fs::path demo_model_dir() {
     if (!has_model(given)) fail(ErrorKind::usage, "L4_DEMO_DIR is ", shown(given), ", which has no config.json");
     return given;
   }
-  const fs::path installed = (executable_path().parent_path() / "../share/l4/demo").lexically_normal();
+  const fs::path here = executable_path().parent_path();
+  fs::path installed = (here / "../share/l4/demo").lexically_normal();
   if (has_model(installed)) return installed;
-  const fs::path source = L4_SOURCE_DEMO_DIR;
-  if (has_model(source)) return source;
-  fail(ErrorKind::io, "the demo model is neither in ", installed.string(), " nor in ", source.string(),
+  fs::path built = here / "demo";
+  if (has_model(built)) return built;
+  fail(ErrorKind::io, "the demo model is neither in ", installed.string(), " nor in ", built.string(),
        "; set L4_DEMO_DIR to where it is");
 }
 

@@ -11,5 +11,3 @@ set_source_files_properties(core/base/version.cpp PROPERTIES
   INCLUDE_DIRECTORIES ${L4_GENERATED}
   OBJECT_DEPENDS ${L4_GENERATED}/commit.inc
   COMPILE_DEFINITIONS "L4_VERSION=\"${PROJECT_VERSION}\";L4_BUILD_TYPE=\"${CMAKE_BUILD_TYPE}$<$<BOOL:${L4_SANITIZE}>:, sanitizers>\";L4_CUDA_VERSION=\"$<$<BOOL:${L4_WITH_CUDA}>:${CMAKE_CUDA_COMPILER_VERSION}>\"")
-set_source_files_properties(core/base/paths.cpp PROPERTIES
-  COMPILE_DEFINITIONS "L4_SOURCE_DEMO_DIR=\"${PROJECT_SOURCE_DIR}/core/demo\"")
