@@ -1,57 +1,77 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace l4 {
 
+namespace {
+// A decode step is dozens of loops a few microseconds apart: waiters spin for some tens of microseconds before they
+// sleep, so that within a step nobody pays for a system call.
+constexpr int kSpins = 2000;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Returns the first value of `word` that is not `old`.
+template <class T>
+T wait_change(const std::atomic<T>& word, T old) {
+  T value;
+  for (int i = 0; i < kSpins; ++i) {
+    if ((value = word.load(std::memory_order_acquire)) != old) return value;
+    pause_cpu();
+  }
+  while ((value = word.load(std::memory_order_acquire)) == old) word.wait(old, std::memory_order_acquire);
+  return value;
+}
+}  // namespace
+
 struct ThreadPool::State {
-  std::mutex mutex;
-  std::condition_variable wake, done;
   std::vector<std::thread> threads;
-  const std::function<void(int64_t, int64_t)>* body = nullptr;
+  std::atomic<uint32_t> generation{0};  // counts loops; a change wakes the threads
+  std::atomic<int> running{0};          // threads that have not finished the current loop
+  std::atomic<int64_t> next{0};         // first index nobody has taken
+  // The current loop. Written before `generation` changes, read after.
+  Call call = nullptr;
+  const void* body = nullptr;
   int64_t n = 0, chunk = 1;
-  std::atomic<int64_t> next{0};
-  std::atomic<uint64_t> generation{0};
-  int running = 0;
   bool stopping = false;
+  std::mutex error_mutex;
   std::exception_ptr error;
 
   void work() {
-    for (int64_t begin; (begin = next.fetch_add(chunk)) < n;) {
+    for (int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < n;) {
       try {
-        (*body)(begin, std::min(begin + chunk, n));
+        call(body, begin, std::min(begin + chunk, n));
       } catch (...) {
-        std::lock_guard lock(mutex);
+        std::lock_guard lock(error_mutex);
         if (!error) error = std::current_exception();
       }
     }
   }
 
   void loop() {
-    uint64_t seen = 0;
+    uint32_t seen = 0;
     while (true) {
-      // A decode step is hundreds of short loops: spin a little before sleeping.
-      for (int spin = 0; spin < 2000 && generation.load(std::memory_order_acquire) == seen; ++spin) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-      }
-      {
-        std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return stopping || generation != seen; });
-        if (stopping) return;
-        seen = generation;
-      }
+      seen = wait_change(generation, seen);
+      if (stopping) return;
       work();
-      std::lock_guard lock(mutex);
-      if (--running == 0) done.notify_one();
+      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
     }
+  }
+
+  void start() {
+    generation.fetch_add(1, std::memory_order_release);
+    generation.notify_all();
   }
 };
 
@@ -61,12 +81,8 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->stopping = true;
-    ++state_->generation;
-  }
-  state_->wake.notify_all();
+  state_->stopping = true;
+  state_->start();
   for (std::thread& t : state_->threads) t.join();
 }
 
@@ -74,30 +90,25 @@ int ThreadPool::size() const {
   return int(state_->threads.size()) + 1;
 }
 
-void ThreadPool::parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void ThreadPool::run(int64_t n, int64_t grain, Call call, const void* body) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   if (size() == 1 || n <= grain) {
-    body(0, n);
+    call(body, 0, n);
     return;
   }
   State& s = *state_;
-  {
-    std::lock_guard lock(s.mutex);
-    s.body = &body;
-    s.n = n;
-    s.chunk = std::max(grain, (n + size() - 1) / size());
-    s.next = 0;
-    s.running = int(s.threads.size());
-    s.error = nullptr;
-    ++s.generation;
-  }
-  s.wake.notify_all();
+  s.call = call;
+  s.body = body;
+  s.n = n;
+  // Four ranges a thread: a core that is slow or shared does not hold up the others.
+  s.chunk = std::max(grain, (n + 4 * size() - 1) / (4 * size()));
+  s.next.store(0, std::memory_order_relaxed);
+  s.running.store(size() - 1, std::memory_order_relaxed);
+  s.start();
   s.work();
-  std::unique_lock lock(s.mutex);
-  s.done.wait(lock, [&] { return s.running == 0; });
-  s.body = nullptr;
-  if (s.error) std::rethrow_exception(s.error);
+  for (int left = s.running.load(std::memory_order_acquire); left != 0;) left = wait_change(s.running, left);
+  if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }
 
 }  // namespace l4

@@ -1,0 +1,76 @@
+// Activations are float32 or bfloat16: reading one as float, rounding one, and choosing the loop for a tensor's type.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "tensor/arena.h"
+
+namespace l4::cpu {
+
+inline float get(float value) {
+  return value;
+}
+inline float get(BFloat16 value) {
+  return to_float(value);
+}
+template <class A>
+A rounded(float value) {  // to A: the point where the reference rounds
+  if constexpr (std::is_same_v<A, float>)
+    return value;
+  else
+    return to_bf16(value);
+}
+template <class A>
+float round_to(float value) {
+  return get(rounded<A>(value));
+}
+
+// Calls body(A{}) with the activation type of `dtype`.
+template <class Body>
+void with_activation(DType dtype, Body&& body) {
+  if (dtype == DType::f32)
+    body(float{});
+  else if (dtype == DType::bf16)
+    body(BFloat16{});
+  else
+    L4_CHECK(false, "activations are F32 or BF16, not ", dtype_name(dtype));
+}
+
+template <class A>
+A* data(const View& v) {
+  return v.as<A>(std::is_same_v<A, float> ? DType::f32 : DType::bf16);
+}
+
+// What an operation works with. On a measuring arena operations take their scratch and return.
+struct OpContext {
+  ThreadPool& pool;
+  Arena& work;
+  bool measuring() const { return work.measuring(); }
+};
+
+// Scratch of an operation, forgotten at the end of its scope.
+class Scratch {
+ public:
+  explicit Scratch(const OpContext& ctx) : work_(ctx.work), mark_(ctx.work.mark()) {}
+  ~Scratch() { work_.release_to(mark_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  View take(DType dtype, Shape shape) { return work_.take(dtype, shape); }
+  template <class T>
+  T* take_array(int64_t n) {  // null when measuring
+    return static_cast<T*>(work_.take(DType::u8, {n * int64_t(sizeof(T))}).data);
+  }
+
+ private:
+  Arena& work_;
+  size_t mark_;
+};
+
+// Rows a thread should get at least, for loops that cost about one nanosecond an element.
+inline int64_t row_grain(int64_t row_elements) {
+  constexpr int64_t kElements = 8192;
+  return row_elements >= kElements ? 1 : kElements / (row_elements > 0 ? row_elements : 1);
+}
+
+}  // namespace l4::cpu
