@@ -23,7 +23,8 @@ class ThreadPool {
   template <class Body>
   void parallel_for(int64_t n, int64_t grain, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
-    run(n, grain, [](const void* b, int64_t begin, int64_t end) { (*static_cast<const Plain*>(b))(begin, end); },
+    run(
+        n, grain, [](const void* b, int64_t begin, int64_t end) { (*static_cast<const Plain*>(b))(begin, end); },
         std::addressof(body));
   }
 

@@ -19,9 +19,9 @@ namespace l4::cpu {
 
 namespace {
 constexpr int64_t kBlockKeys = 64;
-constexpr int64_t kMaxGroups = 64;      // of one row
-constexpr int64_t kSplitRows = 8;       // steps of at most so many rows divide groups among threads
-constexpr int64_t kTileQueries = 16;    // rows of a tile times query heads
+constexpr int64_t kMaxGroups = 64;    // of one row
+constexpr int64_t kSplitRows = 8;     // steps of at most so many rows divide groups among threads
+constexpr int64_t kTileQueries = 16;  // rows of a tile times query heads
 
 int64_t group_keys(int64_t n_keys) {
   int64_t keys = 1024;
@@ -208,8 +208,8 @@ void paged_attention(const OpContext& ctx, const AttentionArgs& args) {
     auto read = [&](KvPages::Part part, int64_t first, int64_t n, float* to) {
       pages.read(*tile.span, kv, part, first, n, d.width, to, widen);
     };
-    attend_range(simd, d, tile.n_rows, begin, end, args.scale, round_p, [&](int64_t r) { return tile.keys(r); }, read,
-                 w, state);
+    attend_range(
+        simd, d, tile.n_rows, begin, end, args.scale, round_p, [&](int64_t r) { return tile.keys(r); }, read, w, state);
   };
 
   if (split) {
@@ -287,8 +287,8 @@ void tile_attention(const OpContext& ctx, const VisionAttentionArgs& args) {
                    to + i * d.width);
       }
     };
-    attend_range(simd, d, n_rows, 0, s, args.scale, args.q.dtype == DType::bf16, [&](int64_t) { return s; }, read, w,
-                 state);
+    attend_range(
+        simd, d, n_rows, 0, s, args.scale, args.q.dtype == DType::bf16, [&](int64_t) { return s; }, read, w, state);
     store_outputs(d, state, args.out, first_token + row, n_rows, head);
   });
 }

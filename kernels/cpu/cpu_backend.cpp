@@ -95,8 +95,8 @@ void CpuBackend::attn_out(const AttnOutArgs& args) {
 }
 
 namespace {
-// `first`, then one job make(begin, n) for each expert's run of slots [begin, begin + n), all in one go. A measuring run
-// does not know the routing: its scratch is that of all slots going to one expert.
+// `first`, then one job make(begin, n) for each expert's run of slots [begin, begin + n), all in one go. A measuring
+// run does not know the routing: its scratch is that of all slots going to one expert.
 template <class Make>
 void linear_experts(const OpContext& ctx, Scratch& scratch, const ExpertGroups& groups, const LinearJob& first,
                     const PackedWeight* experts, int64_t n_slots, const Make& make) {
@@ -158,11 +158,8 @@ void CpuBackend::ffn_down(const FfnDownArgs& args) {
     View down = scratch.take(DType::f32, {n_slots, d});
     ExpertGroups groups = group_by_expert(scratch, ctx, args.route, args.first_expert, n_experts);
     linear_experts(ctx, scratch, groups, shared_job, args.experts, n_slots, [&](int64_t begin, int64_t n) {
-      return LinearJob{.x = args.act_routed,
-                       .y = down,
-                       .n_rows = n,
-                       .x_rows = groups.slots + begin,
-                       .y_rows = groups.slots + begin};
+      return LinearJob{
+          .x = args.act_routed, .y = down, .n_rows = n, .x_rows = groups.slots + begin, .y_rows = groups.slots + begin};
     });
     // With several ranks `down` may hold parts of sums: they are rounded when they are whole.
     const bool round_each = args.comm->size() == 1;
@@ -202,7 +199,8 @@ std::vector<TokenChoice> CpuBackend::sample(const View& logits, std::span<const 
   std::vector<TokenChoice> choices(rows.size());
   const int64_t v = logits.cols();
   pool_.parallel_items(logits.rows(), [&](int64_t slot, int64_t i) {
-    choices[size_t(i)] = sample_row({logits.f32() + i * v, size_t(v)}, rows[size_t(i)], i, sample_scratch_[size_t(slot)]);
+    choices[size_t(i)] =
+        sample_row({logits.f32() + i * v, size_t(v)}, rows[size_t(i)], i, sample_scratch_[size_t(slot)]);
   });
   return choices;
 }

@@ -74,8 +74,8 @@ void multiply(const SimdKernels& simd, const LinearJob& job, const float* x, int
         simd.gemm_f32(int(width), int(n), x, static_cast<const float*>(job.w->data.data()) + w, panel_elements, n_k,
                       sums + begin * kPanel, sums_stride, k0 == 0);
       else
-        simd.gemm_bf16(int(width), int(n), x, static_cast<const uint16_t*>(job.w->data.data()) + w, panel_elements,
-                       n_k, sums + begin * kPanel, sums_stride, k0 == 0);
+        simd.gemm_bf16(int(width), int(n), x, static_cast<const uint16_t*>(job.w->data.data()) + w, panel_elements, n_k,
+                       sums + begin * kPanel, sums_stride, k0 == 0);
       x += n_k * width;
     }
   }
@@ -141,9 +141,8 @@ void linear(const OpContext& ctx, std::span<const LinearJob> jobs) {
       const Placed& at = placed[i];
       for (int64_t c = std::max<int64_t>(begin - first, 0); c < std::min(end - first, at.n_chunks); ++c) {
         const int64_t row = c * at.chunk_rows, n_rows = std::min(at.chunk_rows, job.n_rows - row);
-        with_activation(job.x.dtype, [&](auto tag) {
-          pack_rows<decltype(tag)>(job, row, n_rows, at.x + row * job.w->spec.k);
-        });
+        with_activation(job.x.dtype,
+                        [&](auto tag) { pack_rows<decltype(tag)>(job, row, n_rows, at.x + row * job.w->spec.k); });
       }
     }
   });

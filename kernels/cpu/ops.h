@@ -1,6 +1,6 @@
 // The plain operations the CPU backend's stages are made of, one file a family, each tested alone. A is the activation
-// type of the views (float32 or bfloat16): everything is computed in float32 and rounded to A where stated. Every row is
-// computed by the same operations in the same order whatever the other rows and however many threads there are.
+// type of the views (float32 or bfloat16): everything is computed in float32 and rounded to A where stated. Every row
+// is computed by the same operations in the same order whatever the other rows and however many threads there are.
 //
 // Operations with a context take scratch from it and do nothing more when it measures.
 #pragma once
@@ -15,7 +15,8 @@ namespace l4::cpu {
 
 // ---- norm.cpp -------------------------------------------------------------------------------------------------------
 
-// out[i] = round(round(x * rsqrt(mean(x^2) + eps)) * weight), x = in[rows ? rows[i] : i]; in, out [T, D] A, weight [D] A.
+// out[i] = round(round(x * rsqrt(mean(x^2) + eps)) * weight), x = in[rows ? rows[i] : i]; in, out [T, D] A, weight [D]
+// A.
 void rms_norm(const OpContext&, const View& in, const int32_t* rows, const View& weight, float eps, const View& out);
 // out = round((x - mean) / sqrt(var + eps) * weight + bias); [M, D] A. `out` may be `in`.
 void layer_norm(const OpContext&, const View& in, const LayerNormWeights& norm, const View& out);
@@ -69,7 +70,8 @@ void tile_attention(const OpContext&, const VisionAttentionArgs&);
 
 // out = round(round(silu(g)) * u); gate_up [M, 2F] A (gate first), out [., F] A. Row i goes to out[rows ? rows[i] : i].
 void swiglu(const OpContext&, const View& gate_up, const int32_t* rows, const View& out);
-// x = round(x + y), y = round(parts[0]) or round(round(parts[0]) + round(parts[1])); parts [1 or 2, T, D] f32, x [T, D] A.
+// x = round(x + y), y = round(parts[0]) or round(round(parts[0]) + round(parts[1])); parts [1 or 2, T, D] f32, x [T, D]
+// A.
 void add_residual(const OpContext&, const View& parts, const View& x);
 // out = act(z) rounded, with a residual round(residual + that); all [M, N] A. `out` may be any of the inputs.
 void activate(const OpContext&, const View& z, Activation activation, const View& residual, const View& out);
@@ -94,8 +96,8 @@ ExpertGroups group_by_expert(Scratch&, const OpContext&, const Route&, int64_t f
 
 // sums[t] = sum over the row's choices that live here of down[slot]; each rounded to A first if round_each.
 // down [T * top_k, D] f32, sums [T, D] f32.
-void combine_experts(const OpContext&, const View& down, const Route&, int64_t first_expert, int64_t n_experts,
-                     DType a, bool round_each, const View& sums);
+void combine_experts(const OpContext&, const View& down, const Route&, int64_t first_expert, int64_t n_experts, DType a,
+                     bool round_each, const View& sums);
 
 // ---- embed.cpp ------------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,10 @@ constexpr int64_t kBlockK = 128;  // of a panel packed at once: 32 rows of 256 b
 
 size_t element_bytes(const LinearSpec& spec) {
   switch (spec.format) {
-    case WeightFormat::f32: return 4;
-    case WeightFormat::bf16: return 2;
+    case WeightFormat::f32:
+      return 4;
+    case WeightFormat::bf16:
+      return 2;
     default:
       fail(ErrorKind::unsupported, spec.name, ": the CPU backend holds weights as F32 or BF16, not ",
            weight_format_name(spec.format));
@@ -61,9 +63,12 @@ void check_cover(const LinearSpec& spec, std::span<const WeightSlice> slices, in
 
 float read(DType dtype, const void* data, int64_t i) {
   switch (dtype) {
-    case DType::f32: return static_cast<const float*>(data)[i];
-    case DType::bf16: return to_float(static_cast<const BFloat16*>(data)[i]);
-    default: return f16_to_float(static_cast<const uint16_t*>(data)[i]);
+    case DType::f32:
+      return static_cast<const float*>(data)[i];
+    case DType::bf16:
+      return to_float(static_cast<const BFloat16*>(data)[i]);
+    default:
+      return f16_to_float(static_cast<const uint16_t*>(data)[i]);
   }
 }
 struct F16Bits {
@@ -118,9 +123,15 @@ void pack_slice(ThreadPool& pool, const LinearSpec& spec, const WeightSlice& s, 
         const int64_t panel = first_panel + i;
         To* to = expert + panel * panel_elements(spec);
         switch (s.dtype) {
-          case DType::f32: pack_block<float>(s, panel, k0, k1, to); break;
-          case DType::bf16: pack_block<BFloat16>(s, panel, k0, k1, to); break;
-          default: pack_block<F16Bits>(s, panel, k0, k1, to); break;
+          case DType::f32:
+            pack_block<float>(s, panel, k0, k1, to);
+            break;
+          case DType::bf16:
+            pack_block<BFloat16>(s, panel, k0, k1, to);
+            break;
+          default:
+            pack_block<F16Bits>(s, panel, k0, k1, to);
+            break;
         }
       }
     }
@@ -165,7 +176,8 @@ PackedWeight pack_weight(ThreadPool& pool, const LinearSpec& spec, std::span<con
     packed.bias = host_buffer(bias_bytes(spec), spec.name);
     for (const WeightSlice& s : bias)
       for (int64_t i = 0; i < s.n; ++i)
-        static_cast<float*>(packed.bias.data())[s.expert * spec.n + s.n_offset + i] = read(s.dtype, s.data, i * s.n_stride);
+        static_cast<float*>(packed.bias.data())[s.expert * spec.n + s.n_offset + i] =
+            read(s.dtype, s.data, i * s.n_stride);
   }
   return packed;
 }

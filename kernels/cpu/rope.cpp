@@ -1,4 +1,5 @@
-// What happens to q, k and v between the projection and the cache: rotation, QK norm, temperature (llama4-spec 2.3-2.5).
+// What happens to q, k and v between the projection and the cache: rotation, QK norm, temperature
+// (llama4-spec 2.3-2.5).
 #include <algorithm>
 #include <cmath>
 #include <cstring>

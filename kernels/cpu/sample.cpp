@@ -16,8 +16,8 @@ constexpr float kForbidden = -INFINITY;
 void check_row(std::span<const float> logits, int64_t row) {
   for (size_t i = 0; i < logits.size(); ++i)
     if (!(logits[i] < INFINITY))  // NaN or +infinity
-      fail(ErrorKind::internal, "logits of row ", row, " hold ", std::isnan(logits[i]) ? "NaN" : "infinity",
-           " (token ", i, ")");
+      fail(ErrorKind::internal, "logits of row ", row, " hold ", std::isnan(logits[i]) ? "NaN" : "infinity", " (token ",
+           i, ")");
 }
 
 void apply_bias_and_mask(const SamplingRow& row, std::span<float> values) {

@@ -15,16 +15,17 @@ struct SimdKernels {
   // One register tile: c[p][m][j] (+)= sum over i < k of x[i][m] * w[p][i][j], m < rows <= kMaxRows, j < kPanel, for
   // n_panels panels that are panel_stride elements apart in w and c_stride floats apart in c. `first` overwrites c.
   // Every element is one chain of k products in order: its bits depend on neither rows nor n_panels.
-  // bf16 panels hold column j < 16 at 2 j and column 16 + j at 2 j + 1, so that one shift and one mask widen 32 of them.
+  // bf16 panels hold column j < 16 at 2 j and column 16 + j at 2 j + 1, so that one shift and one mask widen 32 of
+  // them.
   void (*gemm_f32)(int rows, int n_panels, const float* x, const float* w, int64_t panel_stride, int64_t k, float* c,
                    int64_t c_stride, bool first);
   void (*gemm_bf16)(int rows, int n_panels, const float* x, const uint16_t* w, int64_t panel_stride, int64_t k,
                     float* c, int64_t c_stride, bool first);
 
   // One block of attention for `rows` queries that all see the same n_keys keys. q [rows][width], k and v
-  // [n_keys rounded up to 4][width], width a multiple of 16 (zero padded), scores: scratch, rows * (n_keys rounded up to
-  // 16). State of each row: running maximum m (starts -inf), sum l and acc [width] (start 0), relative to m.
-  // The weights exp(s - m) are rounded to bf16 before they multiply v if round_p; l is summed before that.
+  // [n_keys rounded up to 4][width], width a multiple of 16 (zero padded), scores: scratch, rows * (n_keys rounded up
+  // to 16). State of each row: running maximum m (starts -inf), sum l and acc [width] (start 0), relative to m. The
+  // weights exp(s - m) are rounded to bf16 before they multiply v if round_p; l is summed before that.
   void (*attend)(int rows, int n_keys, int width, const float* q, const float* k, const float* v, float scale,
                  bool round_p, float* scores, float* m, float* l, float* acc);
 

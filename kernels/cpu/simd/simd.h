@@ -20,6 +20,8 @@
 
 #define L4_INLINE inline __attribute__((always_inline))
 
+// clang-format off
+
 namespace {
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)

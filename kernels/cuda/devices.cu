@@ -1,0 +1,28 @@
+#include "kernels/cuda/devices.h"
+
+#include <cuda_runtime.h>
+
+namespace l4 {
+
+CudaDevices list_cuda_devices() {
+  CudaDevices found;
+  found.built = true;
+  cudaRuntimeGetVersion(&found.runtime_version);
+  cudaDriverGetVersion(&found.driver_version);  // 0 where there is none
+  int n = 0;
+  cudaError_t status = cudaGetDeviceCount(&n);
+  for (int i = 0; status == cudaSuccess && i < n; ++i) {
+    cudaDeviceProp p;
+    status = cudaGetDeviceProperties(&p, i);
+    if (status == cudaSuccess)
+      found.devices.push_back({i, p.name, uint64_t(p.totalGlobalMem), p.major, p.minor, p.multiProcessorCount});
+  }
+  if (status != cudaSuccess)
+    found.problem = cudaGetErrorString(status);
+  else if (n == 0)
+    found.problem = "no CUDA device";
+  cudaGetLastError();  // what was found is said; later calls start clean
+  return found;
+}
+
+}  // namespace l4
