@@ -48,11 +48,11 @@ if(L4_WITH_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES OFF)  # said below: wgmma and setmaxnreg need 90a, which is for Hopper alone
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake 3.25 does not know that nvcc can
   find_package(CUDAToolkit REQUIRED)
   add_library(l4_cuda INTERFACE)
   target_compile_options(l4_cuda INTERFACE
     "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode=arch=compute_90a,code=sm_90a>"
-    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>"  # CMake 3.25 does not know that nvcc can
     "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra;-lineinfo>")
   if(L4_WERROR)
     target_compile_options(l4_cuda INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>")
