@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "ops/attention_kind.h"
 #include "ops/step_plan.h"
@@ -20,7 +21,7 @@ class Comm;
 
 // A linear layer y = x W^T + b as the model knows it: logical shape, not memory layout.
 struct LinearSpec {
-  const char* name = "";       // for messages
+  std::string name;             // for messages
   int64_t n = 0, k = 0;        // output and input width on this rank
   int64_t n_experts = 1;       // E stacked matrices of [n, k]
   bool gated = false;          // rows are gate (first n/2) and up (last n/2); a backend may interleave them

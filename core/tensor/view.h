@@ -72,7 +72,7 @@ struct View {
   View slice(int64_t begin, int64_t n) const {
     L4_CHECK(begin >= 0 && n >= 0 && begin + n <= rows());
     View v = *this;
-    v.data = static_cast<std::byte*>(data) + size_t(begin * (rows() ? elements() / rows() : 0)) * dtype_bytes(dtype);
+    if (data) v.data = static_cast<std::byte*>(data) + size_t(begin * cols()) * dtype_bytes(dtype);
     v.shape[0] = n;
     return v;
   }

@@ -164,7 +164,7 @@ PackedWeight pack_weight(ThreadPool& pool, const LinearSpec& spec, std::span<con
                          std::span<const WeightSlice> bias) {
   L4_CHECK(spec.n > 0 && spec.k > 0 && spec.n_experts > 0 && (!spec.gated || spec.n % 2 == 0), spec.name);
   L4_CHECK(spec.bias || bias.empty(), spec.name, ": a bias where none was announced");
-  PackedWeight packed{.spec = spec, .data = host_buffer(data_bytes(spec), spec.name), .scales = {}, .bias = {}};
+  PackedWeight packed{.spec = spec, .data = host_buffer(data_bytes(spec), spec.name.c_str()), .scales = {}, .bias = {}};
   check_cover(spec, weight, spec.k, "weight");
   if (spec.format == WeightFormat::f32)
     pack_all<float>(pool, spec, weight, packed.data.data());
@@ -173,7 +173,7 @@ PackedWeight pack_weight(ThreadPool& pool, const LinearSpec& spec, std::span<con
 
   if (spec.bias) {
     check_cover(spec, bias, 1, "bias");
-    packed.bias = host_buffer(bias_bytes(spec), spec.name);
+    packed.bias = host_buffer(bias_bytes(spec), spec.name.c_str());
     for (const WeightSlice& s : bias)
       for (int64_t i = 0; i < s.n; ++i)
         static_cast<float*>(packed.bias.data())[s.expert * spec.n + s.n_offset + i] =

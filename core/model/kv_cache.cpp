@@ -1,0 +1,78 @@
+#include "model/kv_cache.h"
+
+namespace l4 {
+
+int64_t kv_page_tokens(const TextConfig& text) {
+  constexpr int64_t kMax = 128;
+  int64_t tokens = kMax;
+  if (text.attention_chunk > 0)
+    while (text.attention_chunk % tokens != 0) tokens /= 2;
+  return tokens;
+}
+
+KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype) {
+  KvLayout layout;
+  layout.dtype = dtype;
+  layout.page_tokens = kv_page_tokens(text);
+  layout.n_kv_heads = n_kv_heads;
+  layout.head_dim = text.head_dim;
+  const int64_t side = n_kv_heads * layout.page_tokens * text.head_dim * int64_t(dtype_bytes(dtype));
+  layout.k_offset = 0;
+  layout.v_offset = side;
+  constexpr int64_t kAlign = 256;
+  layout.layer_bytes = (2 * side + kAlign - 1) / kAlign * kAlign;
+  return layout;
+}
+
+namespace {
+int64_t layers_of(const TextConfig& text, const ShardPlan& shard, AttentionKind kind) {
+  int64_t n = 0;
+  for (int64_t l = shard.layers.begin; l < shard.layers.end; ++l) n += text.layers[size_t(l)].attention == kind;
+  return n;
+}
+}  // namespace
+
+uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dtype, AttentionKind kind) {
+  return uint64_t(layers_of(text, shard, kind)) * uint64_t(kv_layout(text, shard.kv_heads.size(), dtype).layer_bytes);
+}
+
+KvCache::KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shard, DType dtype,
+                 const int64_t (&n_pages)[kNumAttentionKinds])
+    : backend_(backend), layout_(kv_layout(text, shard.kv_heads.size(), dtype)), first_layer_(shard.layers.begin) {
+  for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global}) {
+    n_layers_of_[int(kind)] = layers_of(text, shard, kind);
+    uint64_t bytes = kv_page_bytes(text, shard, dtype, kind) * uint64_t(n_pages[int(kind)]);
+    if (bytes > 0) pools_[int(kind)] = backend.allocate(bytes, "the KV cache");
+  }
+  int64_t next[kNumAttentionKinds] = {0, 0};
+  for (int64_t l = shard.layers.begin; l < shard.layers.end; ++l) {
+    const AttentionKind kind = text.layers[size_t(l)].attention;
+    KvLayer layer;
+    layer.kind = kind;
+    layer.layout = layout_;
+    layer.base = static_cast<std::byte*>(pools_[int(kind)].data()) + next[int(kind)]++ * layout_.layer_bytes;
+    layer.page_stride = n_layers_of_[int(kind)] * layout_.layer_bytes;
+    layers_.push_back(layer);
+  }
+}
+
+KvLayer KvCache::layer(int64_t index) const {
+  L4_CHECK(index >= first_layer_ && index - first_layer_ < int64_t(layers_.size()));
+  return layers_[size_t(index - first_layer_)];
+}
+
+void KvCache::copy_pages(std::span<const PageCopy> copies) {
+  if (copies.empty()) return;
+  for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
+    for (const KvLayer& layer : layers_)
+      if (layer.kind == kind) {  // the first of its kind: its base is the page's beginning
+        backend_.copy_pages(layer, n_layers_of_[int(kind)], copies);
+        break;
+      }
+}
+
+uint64_t KvCache::bytes() const {
+  return pools_[0].bytes() + pools_[1].bytes();
+}
+
+}  // namespace l4

@@ -1,0 +1,35 @@
+// THE forward of the text model: one function, written once, for every device, format and number of ranks.
+#pragma once
+
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/rank.h"
+#include "model/weights.h"
+
+namespace l4 {
+
+class TextModel {
+ public:
+  TextModel(const ModelConfig& config, const Weights& weights, DType activation);
+
+  // Runs the rank's layers over the step's rows. `features` [F, D]: the encoder cache (may be empty). On the last stage
+  // returns logits [n_out, vocab] f32 of step.out_rows; elsewhere nothing. Everything lives in rank.work until reset.
+  View forward(const Rank& rank, const StepPlan& step, const KvCache& kv, const View& features) const;
+
+ private:
+  using Layer = LayerWeightsOf<Tensor, PackedWeight>;
+  struct Hidden {
+    View h;       // [T, D] A: normalised input of the feed-forward
+    Route route;  // empty in dense layers
+  };
+  Hidden attention_block(const Rank& rank, int64_t l, const StepPlan& step, const KvLayer& kv, const View& x) const;
+  void ffn_block(const Rank& rank, int64_t l, const Hidden& in, const View& x) const;
+  const Layer& layer(const Rank& rank, int64_t l) const { return weights_.layers[size_t(l - rank.shard.layers.begin)]; }
+
+  const TextConfig& text_;
+  const Weights& weights_;
+  const DType activation_;
+  std::vector<float> inv_freq_;  // [hd / 2]
+};
+
+}  // namespace l4

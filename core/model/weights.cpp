@@ -1,0 +1,334 @@
+#include "model/weights.h"
+
+#include <cstring>
+
+namespace l4 {
+
+namespace {
+
+constexpr const char* kText = "language_model.model.";
+
+class Planner {
+ public:
+  Planner(const ModelConfig& config, const ShardPlan& shard, DType activation, const StoredDType& stored)
+      : config_(config), shard_(shard), activation_(activation), stored_(stored) {}
+
+  WeightPlan plan() {
+    const TextConfig& text = config_.text;
+    WeightPlan p;
+    const std::string embedding = cat(kText, "embed_tokens.weight");
+    if (shard_.first_stage()) p.embedding = rows_of(embedding, shard_.vocab, text.hidden);
+    for (int64_t l = shard_.layers.begin; l < shard_.layers.end; ++l) p.layers.push_back(layer(l));
+    if (shard_.last_stage()) {
+      p.final_norm = whole(cat(kText, "norm.weight"), {text.hidden});
+      p.lm_head =
+          linear(text.tied_embeddings ? embedding : "language_model.lm_head.weight", shard_.vocab, {0, text.hidden});
+    }
+    if (config_.vision && shard_.first_stage()) vision(p);
+    return p;
+  }
+
+ private:
+  using Layer = LayerWeightsOf<TensorPlan, LinearPlan>;
+
+  TensorPlan whole(const std::string& tensor, Shape shape) { return {tensor, shape, {0, shape[0]}}; }
+  TensorPlan rows_of(const std::string& tensor, Range rows, int64_t cols) {
+    return {tensor, {rows.size(), cols}, rows};
+  }
+
+  WeightFormat format_of(const std::string& tensor) const {
+    return activation_ == DType::f32 && stored_(tensor) != DType::bf16 ? WeightFormat::f32 : WeightFormat::bf16;
+  }
+
+  // One [out, in] tensor: output range n, input range k.
+  LinearPlan linear(const std::string& tensor, Range n, Range k, const std::string& bias = "") {
+    LinearPlan p;
+    p.spec = {tensor, n.size(), k.size(), 1, false, !bias.empty(), format_of(tensor)};
+    p.weight.push_back({tensor, n, k, 0, false});
+    if (!bias.empty()) p.bias.push_back({bias, n, {0, 1}, 0, false});
+    return p;
+  }
+
+  void append(LinearPlan& p, const std::string& tensor, Range n, Range k, const std::string& bias = "") {
+    p.weight.push_back({tensor, n, k, p.spec.n, false});
+    if (!bias.empty()) p.bias.push_back({bias, n, {0, 1}, p.spec.n, false});
+    p.spec.n += n.size();
+  }
+
+  Layer layer(int64_t l) {
+    const TextConfig& text = config_.text;
+    const LayerConfig& kind = text.layers[size_t(l)];
+    const std::string base = cat(kText, "layers.", l, ".");
+    const std::string attention = base + "self_attn.", ffn = base + "feed_forward.";
+    const Range hidden{0, text.hidden};
+    auto head_rows = [&](Range heads) { return Range{heads.begin * text.head_dim, heads.end * text.head_dim}; };
+    auto bias = [&](const char* name) { return text.attention_bias ? attention + name + ".bias" : std::string(); };
+
+    Layer p;
+    p.input_norm = whole(base + "input_layernorm.weight", {text.hidden});
+    p.post_norm = whole(base + "post_attention_layernorm.weight", {text.hidden});
+    p.qkv = linear(attention + "q_proj.weight", head_rows(shard_.heads), hidden, bias("q_proj"));
+    append(p.qkv, attention + "k_proj.weight", head_rows(shard_.kv_heads), hidden, bias("k_proj"));
+    append(p.qkv, attention + "v_proj.weight", head_rows(shard_.kv_heads), hidden, bias("v_proj"));
+    // A row-parallel linear's bias belongs to the sum, so one rank of the group adds it.
+    p.o = linear(attention + "o_proj.weight", hidden, head_rows(shard_.heads),
+                 shard_.tp_rank == 0 ? bias("o_proj") : std::string());
+
+    const std::string mlp = kind.moe ? ffn + "shared_expert." : ffn;
+    const Range columns = kind.moe ? shard_.ffn : shard_.dense_ffn;
+    p.shared_up = linear(mlp + "gate_proj.weight", columns, hidden);
+    append(p.shared_up, mlp + "up_proj.weight", columns, hidden);
+    p.shared_up.spec.gated = true;
+    p.shared_down = linear(mlp + "down_proj.weight", hidden, columns);
+    if (!kind.moe) return p;
+
+    p.router = linear(ffn + "router.weight", {0, text.n_experts}, hidden);
+    const std::string gate_up = ffn + "experts.gate_up_proj", down = ffn + "experts.down_proj";
+    const Range e = shard_.expert_ffn;
+    p.experts_up.experts = p.experts_down.experts = shard_.experts;
+    p.experts_up.spec = {gate_up, 2 * e.size(), text.hidden, shard_.experts.size(), true, false, format_of(gate_up)};
+    p.experts_up.weight = {{gate_up, e, hidden, 0, true},  // gate is the first half of the last axis, up the second
+                           {gate_up, {text.ffn + e.begin, text.ffn + e.end}, hidden, e.size(), true}};
+    p.experts_down.spec = {down, text.hidden, e.size(), shard_.experts.size(), false, false, format_of(down)};
+    p.experts_down.weight = {{down, hidden, e, 0, true}};
+    return p;
+  }
+
+  void vision(WeightPlan& p) {
+    const VisionConfig& v = *config_.vision;
+    const std::string base = "vision_model.";
+    const Range hidden{0, v.hidden}, ffn{0, v.ffn};
+    p.class_embedding = whole(base + "class_embedding", {v.hidden});
+    p.position_embedding = whole(base + "positional_embedding_vlm", {v.patches() + 1, v.hidden});
+    p.pre_weight = whole(base + "layernorm_pre.weight", {v.hidden});
+    p.pre_bias = whole(base + "layernorm_pre.bias", {v.hidden});
+    p.post_weight = whole(base + "layernorm_post.weight", {v.hidden});
+    p.post_bias = whole(base + "layernorm_post.bias", {v.hidden});
+    p.patch = linear(base + "patch_embedding.linear.weight", hidden, {0, v.n_channels * v.patch_size * v.patch_size});
+    p.adapter1 = linear(base + "vision_adapter.mlp.fc1.weight", {0, v.projector_in}, ffn);
+    p.adapter2 = linear(base + "vision_adapter.mlp.fc2.weight", {0, v.projector_out}, {0, v.projector_in});
+    p.projector = linear("multi_modal_projector.linear_1.weight", {0, config_.text.hidden}, {0, v.output});
+    for (int64_t l = 0; l < v.n_layers; ++l) {
+      const std::string layer = cat(base, "model.layers.", l, ".");
+      auto biased = [&](const std::string& name, Range n, Range k) {
+        return linear(layer + name + ".weight", n, k, layer + name + ".bias");
+      };
+      VisionLayerWeightsOf<TensorPlan, LinearPlan> w;
+      w.norm1_weight = whole(layer + "input_layernorm.weight", {v.hidden});
+      w.norm1_bias = whole(layer + "input_layernorm.bias", {v.hidden});
+      w.norm2_weight = whole(layer + "post_attention_layernorm.weight", {v.hidden});
+      w.norm2_bias = whole(layer + "post_attention_layernorm.bias", {v.hidden});
+      w.qkv = biased("self_attn.q_proj", hidden, hidden);
+      for (const char* name : {"self_attn.k_proj", "self_attn.v_proj"})
+        append(w.qkv, layer + name + ".weight", hidden, hidden, layer + name + ".bias");
+      w.o = biased("self_attn.o_proj", hidden, hidden);
+      w.fc1 = biased("mlp.fc1", ffn, hidden);
+      w.fc2 = biased("mlp.fc2", hidden, ffn);
+      p.vision_layers.push_back(std::move(w));
+    }
+  }
+
+  const ModelConfig& config_;
+  const ShardPlan& shard_;
+  const DType activation_;
+  const StoredDType& stored_;
+};
+
+// Calls visit(part, plan member, loaded member) for every weight there is, once. `Loaded` is Weights, or WeightPlan
+// itself where only the plan matters.
+template <class Loaded, class Visit>
+void for_each_weight(const WeightPlan& p, Loaded& w, Visit visit) {
+  visit("embedding", p.embedding, w.embedding);
+  for (size_t l = 0; l < p.layers.size(); ++l) {
+    const auto& a = p.layers[l];
+    auto& b = w.layers[l];
+    visit("norms", a.input_norm, b.input_norm);
+    visit("attention", a.qkv, b.qkv);
+    visit("attention", a.o, b.o);
+    visit("norms", a.post_norm, b.post_norm);
+    visit("router", a.router, b.router);
+    const char* shared = a.router.spec.n ? "shared experts" : "dense MLP";
+    visit(shared, a.shared_up, b.shared_up);
+    visit(shared, a.shared_down, b.shared_down);
+    visit("routed experts", a.experts_up, b.experts_up);
+    visit("routed experts", a.experts_down, b.experts_down);
+  }
+  visit("norms", p.final_norm, w.final_norm);
+  visit("lm_head", p.lm_head, w.lm_head);
+  visit("vision", p.class_embedding, w.class_embedding);
+  visit("vision", p.position_embedding, w.position_embedding);
+  visit("vision", p.pre_weight, w.pre_weight);
+  visit("vision", p.pre_bias, w.pre_bias);
+  visit("vision", p.patch, w.patch);
+  for (size_t l = 0; l < p.vision_layers.size(); ++l) {
+    const auto& a = p.vision_layers[l];
+    auto& b = w.vision_layers[l];
+    visit("vision", a.norm1_weight, b.norm1_weight);
+    visit("vision", a.norm1_bias, b.norm1_bias);
+    visit("vision", a.qkv, b.qkv);
+    visit("vision", a.o, b.o);
+    visit("vision", a.norm2_weight, b.norm2_weight);
+    visit("vision", a.norm2_bias, b.norm2_bias);
+    visit("vision", a.fc1, b.fc1);
+    visit("vision", a.fc2, b.fc2);
+  }
+  visit("vision", p.post_weight, w.post_weight);
+  visit("vision", p.post_bias, w.post_bias);
+  visit("vision", p.adapter1, w.adapter1);
+  visit("vision", p.adapter2, w.adapter2);
+  visit("vision", p.projector, w.projector);
+}
+
+uint64_t source_bytes_of(const SlicePlan& s, const LinearPlan& p, const StoredDType& stored) {
+  int64_t experts = s.fused_experts ? p.experts.size() : 1;
+  return uint64_t(s.n.size() * s.k.size() * experts) * dtype_bytes(stored(s.tensor));
+}
+
+class Loader {
+ public:
+  Loader(const HfCheckpoint& checkpoint, Backend& backend, DType activation,
+         const std::function<void(uint64_t)>& on_bytes)
+      : checkpoint_(checkpoint), backend_(backend), activation_(activation), on_bytes_(on_bytes) {}
+
+  void operator()(const char*, const TensorPlan& plan, Tensor& into) {
+    if (plan.tensor.empty()) return;
+    View from = source(plan.tensor).slice(plan.rows.begin, plan.rows.size());
+    L4_CHECK(from.elements() == plan.shape.elements(), plan.tensor);
+    into.view = {nullptr, activation_, plan.shape};
+    into.buffer = backend_.allocate(into.view.bytes(), plan.tensor.c_str());
+    into.view.data = into.buffer.data();
+    if (from.dtype == activation_) {
+      backend_.upload(into.view, from.data);
+    } else {
+      std::vector<float> values = to_floats(from);
+      if (activation_ == DType::f32) {
+        backend_.upload(into.view, values.data());
+      } else {
+        std::vector<BFloat16> rounded;
+        for (float v : values) rounded.push_back(to_bf16(v));
+        backend_.upload(into.view, rounded.data());
+      }
+    }
+    on_bytes_(from.bytes());
+  }
+
+  void operator()(const char*, const LinearPlan& plan, PackedWeight& into) {
+    if (plan.spec.n == 0) return;
+    std::vector<WeightSlice> weight, bias;
+    uint64_t bytes = 0;
+    for (const SlicePlan& s : plan.weight) {
+      View from = source(s.tensor);
+      bytes += uint64_t(s.n.size() * s.k.size() * plan.spec.n_experts) * dtype_bytes(from.dtype);
+      if (!s.fused_experts) {
+        weight.push_back(slice(from, s.n.begin * from.shape[1] + s.k.begin, s, from.shape[1], 1));
+        continue;
+      }
+      const int64_t k_dim = from.shape[1], n_dim = from.shape[2];
+      for (int64_t e = plan.experts.begin; e < plan.experts.end; ++e) {
+        weight.push_back(slice(from, (e * k_dim + s.k.begin) * n_dim + s.n.begin, s, 1, n_dim));
+        weight.back().expert = e - plan.experts.begin;
+      }
+    }
+    for (const SlicePlan& s : plan.bias) {
+      View from = source(s.tensor);
+      bias.push_back(slice(from, s.n.begin, s, 1, 1));
+      bytes += uint64_t(s.n.size()) * dtype_bytes(from.dtype);
+    }
+    into = backend_.pack(plan.spec, weight, bias);
+    on_bytes_(bytes);
+  }
+
+ private:
+  View source(const std::string& name) {
+    const TensorInfo* info = checkpoint_.find(name);
+    L4_CHECK(info, name);  // check_tensors() has seen to it
+    return checkpoint_.data(*info);
+  }
+
+  static WeightSlice slice(const View& from, int64_t element, const SlicePlan& s, int64_t n_stride, int64_t k_stride) {
+    WeightSlice out;
+    out.data = static_cast<const std::byte*>(from.data) + size_t(element) * dtype_bytes(from.dtype);
+    out.dtype = from.dtype;
+    out.n = s.n.size(), out.k = s.k.size();
+    out.n_stride = n_stride, out.k_stride = k_stride;
+    out.n_offset = s.n_offset;
+    return out;
+  }
+
+  static std::vector<float> to_floats(const View& from) {
+    std::vector<float> out(static_cast<size_t>(from.elements()));
+    for (size_t i = 0; i < out.size(); ++i) {
+      switch (from.dtype) {
+        case DType::f32:
+          out[i] = from.f32()[i];
+          break;
+        case DType::bf16:
+          out[i] = to_float(from.bf16()[i]);
+          break;
+        case DType::f16:
+          out[i] = f16_to_float(static_cast<const uint16_t*>(from.data)[i]);
+          break;
+        default:
+          fail(ErrorKind::internal, "no weight type: ", dtype_name(from.dtype));
+      }
+    }
+    return out;
+  }
+
+  const HfCheckpoint& checkpoint_;
+  Backend& backend_;
+  const DType activation_;
+  const std::function<void(uint64_t)>& on_bytes_;
+};
+
+}  // namespace
+
+WeightPlan plan_weights(const ModelConfig& config, const ShardPlan& shard, DType activation,
+                        const StoredDType& stored) {
+  return Planner(config, shard, activation, stored).plan();
+}
+
+std::vector<PartBytes> weight_bytes_by_part(const WeightPlan& plan, DType activation) {
+  std::vector<PartBytes> parts;
+  auto add = [&](const char* part, uint64_t bytes) {
+    if (bytes == 0) return;
+    for (PartBytes& p : parts)
+      if (p.part == part) {
+        p.bytes += bytes;
+        return;
+      }
+    parts.push_back({part, bytes});
+  };
+  for_each_weight(plan, plan, [&]<class Plan>(const char* part, const Plan& p, const Plan&) {
+    if constexpr (std::is_same_v<Plan, TensorPlan>)
+      add(part, p.tensor.empty() ? 0 : uint64_t(p.shape.elements()) * dtype_bytes(activation));
+    else
+      add(part, uint64_t(p.spec.n_experts) * weight_bytes(p.spec.format, p.spec.n, p.spec.k) +
+                    (p.spec.bias ? uint64_t(p.spec.n) * dtype_bytes(activation) : 0));
+  });
+  return parts;
+}
+
+uint64_t source_bytes(const WeightPlan& plan, const StoredDType& stored) {
+  uint64_t bytes = 0;
+  for_each_weight(plan, plan, [&]<class Plan>(const char*, const Plan& p, const Plan&) {
+    if constexpr (std::is_same_v<Plan, TensorPlan>) {
+      if (!p.tensor.empty()) bytes += uint64_t(p.shape.elements()) * dtype_bytes(stored(p.tensor));
+    } else {
+      for (const SlicePlan& s : p.weight) bytes += source_bytes_of(s, p, stored);
+      for (const SlicePlan& s : p.bias) bytes += source_bytes_of(s, p, stored);
+    }
+  });
+  return bytes;
+}
+
+Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Backend& backend, DType activation,
+                     const std::function<void(uint64_t)>& on_bytes) {
+  Weights weights;
+  weights.layers.resize(plan.layers.size());
+  weights.vision_layers.resize(plan.vision_layers.size());
+  for_each_weight(plan, weights, Loader(checkpoint, backend, activation, on_bytes));
+  return weights;
+}
+
+}  // namespace l4
