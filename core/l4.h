@@ -59,12 +59,14 @@ struct Prompt {
 
 class Frontend {
  public:
-  // Error{io | input | unsupported} naming the file. The chat template is the checkpoint's own unless one is given.
-  static std::shared_ptr<const Frontend> load(const fs::path& model_dir,
-                                              std::optional<ChatTemplate> chat_template = {});
+  // Error{io | input | unsupported} naming the file. The chat template is the checkpoint's own unless one is given. With
+  // ids_only a checkpoint without a tokenizer will do; what needs one then throws.
+  static std::shared_ptr<const Frontend> load(const fs::path& model_dir, std::optional<ChatTemplate> chat_template = {},
+                                              bool ids_only = false);
   virtual ~Frontend() = default;
 
   virtual const ModelConfig& config() const = 0;
+  virtual bool has_tokenizer() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual std::optional<ChatTemplate> chat_template() const = 0;  // nothing: the checkpoint has none
   virtual bool takes_images() const = 0;
@@ -86,7 +88,7 @@ class Frontend {
   // special tokens in it become those tokens, and each <|image|> stands for a picture.
   virtual Prompt prompt_from_text(std::string_view text, bool parse_special = false,
                                   std::span<const PreparedImage> images = {}) const = 0;
-  // Ids as they are; with images, each <|image|> id is expanded. Error{usage} naming an id outside the vocabulary.
+  // Ids as they are; with images, each <|image|> id is expanded.
   virtual Prompt prompt_from_ids(std::vector<int32_t> ids, std::span<const PreparedImage> images = {}) const = 0;
 };
 
@@ -106,6 +108,7 @@ struct LoadOptions {
   int threads = 0;                    // of the CPU backend in all; 0: one per core
   Topology topology = {};
   std::optional<ChatTemplate> chat_template = {};  // nothing: the checkpoint's
+  bool ids_only = false;                           // see Frontend::load()
   // From a loading thread, now and then.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress = {};
 };
