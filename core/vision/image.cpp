@@ -189,7 +189,7 @@ Image decode_stb(Bytes bytes, const std::string& what, const ImageFile& file) {
   }
   t_heap = nullptr;
   if (heap.exceeded) fail_input(what, " is damaged: it unpacks to more than its header says");
-  if (!grey && !rgb) fail_input(what, " is damaged: ", stbi_failure_reason());
+  if (!grey && !rgb) fail_input(what, " is damaged: the decoder says ", shown(stbi_failure_reason()));
   if (height != file.height || width != file.width) fail_input(what, " is damaged: two sizes");
 
   const size_t n_pixels = size_t(file.height) * size_t(file.width);

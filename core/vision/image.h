@@ -1,12 +1,17 @@
-// Picture files to RGB: PNG, JPEG and BMP through stb_image, WebP through libwebp. Everything else is refused by name.
+// Picture files to RGB: PNG and JPEG through stb_image, WebP through libwebp, BMP by bmp.cpp. Everything else is refused
+// by name.
 //
-// The result follows what transformers' loader makes of the same file (PIL: exif_transpose, then convert("RGB")):
+// The result follows what transformers' loader makes of the same file (Pillow: exif_transpose, then convert("RGB")):
 //  * alpha is dropped, not blended; palettes and grey become RGB; 16-bit RGB keeps the upper byte; 16-bit grey without
-//    alpha is clipped at 255 (PIL's "I;16"), odd as that looks;
+//    alpha is clipped at 255 (Pillow's "I;16"), odd as that looks;
 //  * the EXIF orientation (1..8) of JPEG (APP1), PNG (eXIf) and WebP (EXIF) is applied. Damaged EXIF data counts as
-//    none. XMP's orientation, which PIL falls back to, is not read;
-//  * an animated PNG gives its default image, as in PIL. An animated WebP and every GIF is refused.
-// PNG, BMP and WebP decode to exactly PIL's pixels. JPEG decoders differ by a few grey levels.
+//    none. XMP's orientation, which Pillow falls back to, is not read;
+//  * an animated PNG gives its default image, as in Pillow. An animated WebP and every GIF is refused.
+//
+// Measured against Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6) by scripts/golden/vision_golden.py compare: 398 PNG, 24 WebP
+// and 22 BMP files equal to the bit; 254 JPEG files (photographs, charts at quality 75 and 95, progressive, grey, CMYK,
+// all orientations) within 3 grey levels, 0.2 on a file's average at most. In 4:2:2 JPEGs alone stb_image weighs the
+// chroma of one pixel column beside the right edge the wrong way round: up to 121 levels there, on a made-up edge.
 //
 // Files are not trusted. Dimensions are read from the header and held against the limits before anything is decoded,
 // PNG checksums and the structure of JPEG, BMP and WebP files are checked here first, and the decoders' memory is

@@ -37,13 +37,12 @@ struct TilePlan {
   int64_t n_tiles = 0;                     // rows * cols, and one global tile more where that is not 1
 };
 
-// All (rows, cols) with rows * cols <= max_tiles, in the order transformers lists them (it decides ties).
-std::vector<std::array<int64_t, 2>> supported_canvases(int64_t max_tiles);
 // For a picture of height x width >= 1 pixels.
 TilePlan plan_tiles(int64_t height, int64_t width, const TilingConfig& config);
 
-// 128 bits of SHA-256 over the layout and the pixels: equal exactly where the vision tower's input is equal. Key of the
-// prefix and encoder caches, where a forged collision would show one user another's answer.
+// 128 bits of SHA-256 over the canvas and the fitted 8-bit pixels (and the global tile's where it does not follow from
+// those): equal digests mean equal tiles. Key of the prefix and encoder caches, where a collision that somebody can make
+// would show one user another's answer.
 using ImageDigest = std::array<uint8_t, 16>;
 
 struct ImageTiles {

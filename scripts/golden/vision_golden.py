@@ -364,18 +364,26 @@ def compare(build, pictures):
     for path in map(Path, pictures):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             files[str(file)] = file.read_bytes()
+    for name, data in list(files.items()):
+        if "/" in name and name.endswith(".png") and len(files) < 700:
+            rgb = reference_decode(data)
+            files[f"{name}: 4:2:0, quality 75.jpg"] = saved(rgb, "JPEG", quality=75, subsampling=2)
+            files[f"{name}: 4:4:4, quality 95.jpg"] = saved(rgb, "JPEG", quality=95, subsampling=0)
     kinds = {}
     tiles_off = n_processed = 0
     for name, data in files.items():
         reference, ours = reference_decode(data).astype(int), suite.decode(data)
         assert reference.shape == ours.shape, name
         difference = np.abs(reference - ours)
-        kind = kinds.setdefault(Path(name).suffix.lower().replace("jpeg", "jpg"), [0, 0, 0, 0.0])
+        kind = Path(name).suffix.lower().replace("jpeg", "jpg")
+        if kind == ".jpg" and "422" in name:
+            kind = "4:2:2 .jpg"
+        kind = kinds.setdefault(kind, [0, 0, 0, 0.0])
         kind[0] += 1
         kind[1] += bool(difference.any())
         kind[2] = max(kind[2], int(difference.max()))
         kind[3] = max(kind[3], float(difference.mean()))
-        if difference.any():
+        if difference.max() > 6:
             print(f"  {name}: at most {difference.max()}, mean {difference.mean():.4f}")
         if name.startswith("large_") or "/" in name:
             n_processed += 1

@@ -246,7 +246,7 @@ TEST_CASE("image: JPEG that lies") {
   CHECK(contains(refusal(with(frame + 1, {0xC3})), "lossless JPEG is not read"));
   CHECK(contains(refusal(with(frame + 4, {12})), "JPEG of 12 bits is not read"));
   CHECK(contains(refusal(with(frame + 9, {2})), "2 colour components"));
-  CHECK(contains(refusal(with(huffman + 5, {255, 255, 255})), "damaged"));
+  CHECK(contains(refusal(with(huffman + 5, {200, 200})), "Huffman table of"));
   FileBytes scans(jpeg.begin(), jpeg.end() - 2);
   for (int i = 0; i < 5; ++i) scans.insert(scans.end(), jpeg.begin() + ptrdiff_t(scan), jpeg.end() - 2);
   scans.insert(scans.end(), jpeg.end() - 2, jpeg.end());

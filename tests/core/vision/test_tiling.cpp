@@ -39,14 +39,6 @@ std::string layout_text(const std::vector<ImageToken>& tokens) {
 
 }  // namespace
 
-TEST_CASE("tiling: the 50 canvases in transformers' order") {
-  const auto canvases = supported_canvases(16);
-  REQUIRE(canvases.size() == 50);
-  const int64_t first[][2] = {{1, 16}, {2, 8}, {1, 4}, {4, 4}, {3, 3}, {2, 2}, {1, 1}, {8, 2}, {4, 1}, {16, 1}, {1, 15}, {3, 5}};
-  for (size_t i = 0; i < std::size(first); ++i) CHECK(canvases[i] == std::array<int64_t, 2>{first[i][0], first[i][1]});
-  CHECK(canvases.back() == std::array<int64_t, 2>{5, 1});
-}
-
 // Canvas, resized size, tiles: what transformers 5.17's Llama4ImageProcessor makes of these sizes.
 TEST_CASE("tiling: plans of the check table") {
   CHECK(plan_text(1, 1) == "1x1 336x336 1");
