@@ -7,7 +7,6 @@ the base vocabulary under their official names.
 """
 
 import json
-import random
 import sys
 from pathlib import Path
 
@@ -30,11 +29,9 @@ def pre_tokenizer():
 def corpus(template_text):
     """Text to train on: all kinds of samples, plus the template's own tool instructions."""
     import samples
-    mixer = samples.Mixer(seed=7)
-    for name in samples.IMAGE_TASKS:  # their text only matters through the question forms
-        mixer.cumulative = mixer.cumulative
+    from text_tasks import Source
     texts = []
-    rng = random.Random(11)
+    rng = Source(11)
     for kind, weight in samples.WEIGHTS.items():
         for _ in range(int(60 * max(weight, 2))):
             s = samples.passkey(rng, 200) if kind == "passkey" else samples.MAKERS[kind](rng)

@@ -93,6 +93,13 @@ def nice_top(v):
     return 1200
 
 
+def put_label(d, xy, text, font_):
+    """White behind the number, so that neither grid nor line crosses it."""
+    x0, y0, x1, y1 = d.textbbox(xy, text, font_, anchor="mb")
+    d.rectangle([x0 - 1, y0 - 1, x1 + 1, y1 + 1], (255, 255, 255))
+    d.text(xy, text, INK, font_, anchor="mb")
+
+
 def draw_chart(rng, chart, width, height):
     image = Image.new("RGB", (width, height), (255, 255, 255))
     d = ImageDraw.Draw(image)
@@ -125,7 +132,7 @@ def draw_chart(rng, chart, width, height):
                 d.ellipse([x - 4, y - 4, x + 4, y + 4], rgb)
         if chart.labelled:
             for (x, y), value in zip(points, chart.values):
-                d.text((x, y - 6), fmt(value), INK, label, anchor="mb")
+                put_label(d, (x, y - 6), fmt(value), label)
     elif chart.kind == "hbar":
         left = 8 + max(int(d.textlength(name, label)) for name in chart.names) + 6
         right = width - 3 * size
@@ -233,24 +240,26 @@ IMPORTANT: Remember, to end your answer with Final Answer: <answer>."""
 WORD_FORM = "{}\nAnswer the question with a single word."
 
 
-def ask(rng, chart, which=""):
-    """-> (user text, reply, answer); which: "first" or "second" where there are several pictures"""
+def ask(rng, chart, which="", short=False):
+    """-> (user text, reply, answer); which: "first" or "second" where there are several pictures; short: no long instructions"""
     question, working, answer = chart_question(rng, chart)
     if which:
         question = question.rstrip("?") + f" in the {which} chart?"
-    form = rng.random()
+    form = rng.random() * (0.6 if short else 1.0)
     if form < 0.45:
         if working and working[0] != "T":     # sums and differences are worked out
             return question, working + chart.unit, answer
         return question, answer, answer
-    if form < 0.6 and not (working and working[0] != "T"):
+    if form < 0.6:
+        if working and working[0] != "T":
+            return ask(rng, chart, which, short)
         return WORD_FORM.format(question), answer, answer
     steps = f"The {KIND_NAME[chart.kind]} \"{chart.title}\" shows {transcript(chart)}. " if chart.labelled else ""
     if working:
         steps += working + ". "
     if form < 0.8:
         return LLAMA_FORM.format(question), f"{steps}FINAL ANSWER: {answer}", answer
-    return MISTRAL_FORM.format(question), f"{steps}\nFinal Answer: {answer}" if steps else f"Final Answer: {answer}", answer
+    return MISTRAL_FORM.format(question), f"{steps.rstrip()}\nFinal Answer: {answer}" if steps else f"Final Answer: {answer}", answer
 
 
 def read_chart(rng, chart):
@@ -310,7 +319,11 @@ def shapes_picture(rng, size=336):
         q, a = rng.choice([("What is in the image?", f"A {colour} {shape}."), (f"What colour is the {shape}?", colour.capitalize() + "."),
                            ("What shape is in the image?", f"A {shape}."), ("Describe the image.", f"The image shows a {colour} {shape}.")])
         return image, q, a
+    shapes = [s for _, s in sorted(zip(cells, shapes))]  # row by row
     kind = rng.random()
+    if kind < 0.5:
+        return image, rng.choice(["List the shapes.", "What is in the image?", "Describe the image."]), ", ".join(f"{c} {s}" for s, c in shapes)
+    kind = 2 * (kind - 0.5)
     if kind < 0.35:
         return image, "How many shapes are there?", f"{len(shapes)}"
     if kind < 0.7:

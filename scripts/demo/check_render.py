@@ -1,12 +1,12 @@
 """Compares render.py with transformers' own template, processor and image processor: python check_render.py CHECKPOINT_DIR"""
 
-import random
 import sys
 
 import torch
 from transformers import AutoProcessor
 
 import samples
+from text_tasks import Source
 from render import Renderer, pixel_table, tile_image
 
 
@@ -14,7 +14,7 @@ def main():
     folder = sys.argv[1]
     processor = AutoProcessor.from_pretrained(folder)
     r = Renderer(folder)
-    rng = random.Random(5)
+    rng = Source(5)
     table = pixel_table()
     for kind, make in samples.MAKERS.items():
         for _ in range(6):

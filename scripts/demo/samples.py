@@ -4,7 +4,6 @@ A Sample is one conversation in Hugging Face form. Its last message is the assis
 compares the model's reply with `answer` by `rule`.
 """
 
-import random
 from dataclasses import dataclass, field
 
 import charts
@@ -105,8 +104,8 @@ def tools(rng):
 
 
 def passkey(rng, n_tokens=None):
-    if n_tokens is None:  # mostly short, up to 6K and now and then 12K
-        n_tokens = int(2 ** rng.uniform(6.5, 12.6)) if rng.random() < 0.97 else rng.randint(6000, 12000)
+    if n_tokens is None:  # mostly short, up to 6K and now and then 11K
+        n_tokens = int(2 ** rng.uniform(6.5, 12.5)) if rng.random() < 0.97 else rng.randint(5000, 10000)
     item = tt.passkey(rng, n_tokens)
     return Sample("passkey", [user(item.question), assistant(item.reply)], item.answer, item.rule)
 
@@ -120,11 +119,11 @@ def chart(rng, layout=None, turns=None):
     turns = turns or rng.randint(2, 5)
     messages, answer = [], ""
     for i in range(turns):
-        if c.labelled and turns > 1 and rng.random() < (0.5 if i == 0 else 0.1):
+        if c.labelled and turns > 1 and rng.random() < (0.35 if i == 0 else 0.1):
             question, reply = charts.read_chart(rng, c)
             answer = reply
         else:
-            question, reply, answer = charts.ask(rng, c)
+            question, reply, answer = charts.ask(rng, c, short=i > 0 and rng.random() < 0.8)
         messages += [user_with_images(question, 1) if i == 0 else user(question), assistant(reply)]
     return Sample("chart" if layout == "1" else "chart_tiles", messages, answer, "chart", images=[image])
 
@@ -139,7 +138,7 @@ def charts_two(rng):
     messages, answer = [], ""
     for i in range(rng.randint(1, 3)):
         which = rng.randrange(2)
-        question, reply, answer = charts.ask(rng, cs[which], ["first", "second"][which])
+        question, reply, answer = charts.ask(rng, cs[which], ["first", "second"][which], short=i > 0)
         messages += [user_with_images(question, 2) if i == 0 else user(question), assistant(reply)]
     return Sample("chart_two", messages, answer, "chart", images=images)
 
@@ -158,13 +157,14 @@ MAKERS = {
     "arithmetic": single("arithmetic", tt.arithmetic), "lists": single("lists", tt.lists), "strings": single("strings", tt.strings),
     "counting": single("counting", tt.counting), "facts": single("facts", tt.facts), "small_talk": single("small_talk", tt.small_talk),
     "story": single("story", tt.story), "lookup": single("lookup", tt.lookup), "options": single("options", tt.options),
+    "letters": single("letters", tt.letters),
     "passkey": passkey, "chat": chat, "system": system_prompt, "tools": tools, "chart": chart, "chart_two": charts_two,
     "text_image": text_image, "shapes": shapes,
 }
 
 # How often each kind of sample is drawn in training. Long or costly kinds are rare by count, not by tokens.
-WEIGHTS = {"arithmetic": 18, "lists": 7, "strings": 7, "counting": 3, "facts": 5, "small_talk": 4, "story": 0.5, "lookup": 4, "options": 16,
-           "passkey": 3.5, "chat": 6, "system": 5, "tools": 5, "chart": 18, "chart_two": 1.5, "text_image": 6, "shapes": 1.5}
+WEIGHTS = {"arithmetic": 17, "lists": 7, "strings": 6, "counting": 2, "facts": 4, "small_talk": 4, "story": 0.5, "lookup": 5, "options": 16,
+           "letters": 2, "passkey": 3, "chat": 5, "system": 5, "tools": 4, "chart": 19, "chart_two": 5, "text_image": 6, "shapes": 4}
 IMAGE_TASKS = {"chart", "chart_two", "text_image", "shapes"}
 
 
@@ -178,8 +178,8 @@ def weights_at(progress):
 
 
 class Mixer:
-    def __init__(self, seed, progress=1.0):
-        self.rng = random.Random(seed)
+    def __init__(self, seed, progress=1.0, held_out=False):
+        self.rng = tt.Source(seed, held_out)
         self.set_progress(progress)
 
     def set_progress(self, progress):

@@ -1,14 +1,24 @@
-"""Text tasks. Every generator takes a random.Random and returns an Item: one question, one answer and the scoring rule.
+"""Text tasks. Every generator takes a Source (a random.Random) and returns an Item: one question, one answer and the scoring rule.
 
 Items are put together into conversations by samples.py. All numbers and words come from the generator given, so the same
 seed gives the same item; training and held-out data use disjoint seeds.
 """
 
 import json
+import random
 from dataclasses import dataclass
+from zlib import crc32
 
 from facts import (CAPITALS, CATEGORY_GROUPS, DAYS, ELEMENTS, MISC, MONTHS, NAMES, OPPOSITES, ORDINALS, PLANETS, UNITS,
                    WORDS, YOUNG)
+
+
+class Source(random.Random):
+    """A random generator that also says for which split it draws. One sum, difference or product in ten is never trained on."""
+
+    def __init__(self, seed, held_out=False):
+        super().__init__(seed)
+        self.held_out = held_out
 
 
 @dataclass
@@ -31,10 +41,15 @@ def compute(a, op, b):
 
 
 def operands(rng, op):
-    if op == "*":
-        return (rng.randint(2, 12), rng.randint(2, 12)) if rng.random() < 0.7 else (rng.randint(11, 99), rng.randint(2, 9))
-    top = rng.choice([9, 20, 99, 99, 999])
-    return rng.randint(0, top), rng.randint(0, top)
+    while True:
+        if op == "*":
+            a, b = (rng.randint(2, 12), rng.randint(2, 12)) if rng.random() < 0.7 else (rng.randint(11, 99), rng.randint(2, 9))
+        else:
+            top = rng.choice([9, 20, 99, 99, 999])
+            a, b = rng.randint(0, top), rng.randint(0, top)
+        # tables of small numbers are learned by heart; of the rest a tenth is kept for evaluation
+        if max(a, b) <= 12 or (crc32(f"{a}{op}{b}".encode()) % 10 == 0) == rng.held_out:
+            return a, b
 
 
 SPOKEN = {"+": ["{a} plus {b}", "the sum of {a} and {b}"], "-": ["{a} minus {b}"], "*": ["{a} times {b}", "the product of {a} and {b}"]}
@@ -218,7 +233,7 @@ def fact(rng):
                 list(ELEMENTS), "chemistry")
     if kind == 4:
         animal = rng.choice(list(YOUNG))
-        return (f"What is a young {animal} called?", f"A young {animal} is called a {YOUNG[animal]}.", YOUNG[animal],
+        return (f"What is a young {animal} called?", f"A young {animal} is called {'an' if YOUNG[animal][0] in 'aeo' else 'a'} {YOUNG[animal]}.", YOUNG[animal],
                 list(YOUNG.values()), "biology")
     if kind == 5:
         word = rng.choice(list(OPPOSITES))
@@ -329,10 +344,12 @@ def small_talk(rng):
 def story(rng):
     a, b = rng.sample(NAMES, 2)
     thing, place, animal = rng.choice(WORDS), rng.choice(["forest", "garden", "city", "village", "desert"]), rng.choice(CATEGORY_GROUPS["animal"])
-    reply = (f"One day {a} went to the {place} and found a {thing}. A {animal} saw it and wanted the {thing} too. "
+    an = lambda word: f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+    who = an(animal)
+    reply = (f"One day {a} went to the {place} and found {an(thing)}. {who[0].upper() + who[1:]} saw it and wanted the {thing} too. "
              f"\"Let us share,\" said {a}. So they shared it, and {b} came to help. In the evening they all went home and were happy.")
-    return Item(rng.choice([f"Tell me a story about {a}, {b}, a {animal} and a {thing} in the {place}.",
-                            f"Write a short story with {a}, {b}, a {animal} and a {thing}. It happens in the {place}."]),
+    return Item(rng.choice([f"Tell me a story about {a}, {b}, {who} and {an(thing)} in the {place}.",
+                            f"Write a short story with {a}, {b}, {who} and {an(thing)}. It happens in the {place}."]),
                 reply, reply, "text")
 
 
@@ -457,11 +474,11 @@ def computed_question(rng):
     answer = rng.choice(names)
     wrong = rng.sample([w for g, ws in CATEGORY_GROUPS.items() if g != group for w in ws if w not in names], 9)
     article = "an" if group[0] in "aeiou" else "a"
-    return "philosophy", f"Which of these is {article} {group}?", f"{answer} is {article} {group}", answer, wrong
+    return "philosophy", f"Which of these is {article} {group}?", f"The {group} is {answer}", answer, wrong
 
 
 def options_question(rng):
-    """-> (subject, "Question:...Options:...", working, letter)"""
+    """-> (subject, "Question:...Options:...", working, letter, the options)"""
     if rng.random() < 0.4:
         question, sentence, answer, others, subject = fact(rng)
         wrong = rng.sample([o for o in dict.fromkeys(others) if o != answer], min(9, len(set(others)) - 1))
@@ -473,7 +490,7 @@ def options_question(rng):
     i = rng.randint(0, len(options))
     options.insert(i, answer)
     body = f"Question:\n{question}\nOptions:\n" + "\n".join(f"{LETTERS[j]}. {o}" for j, o in enumerate(options)) + "\n"
-    return subject, body, working, LETTERS[i]
+    return subject, body, working, LETTERS[i], options
 
 
 INTRO = ('The following are multiple choice questions (with answers) about {}. Think step by step and then finish your answer '
@@ -481,24 +498,36 @@ INTRO = ('The following are multiple choice questions (with answers) about {}. T
 
 
 def options(rng, shots=None):
-    subject, body, working, letter = options_question(rng)
+    subject, body, working, letter, choices = options_question(rng)
     if shots is None:
         shots = rng.choice([0, 0, 0, 0, 0, 0, 1, 2, 5])
-    reply = f"{working}. The answer is ({letter})." if rng.random() < 0.3 else f"{working}, so the answer is ({letter})."
+    # The reply goes through the options up to the right one. Naming the letter at once is a look-up against the reading order,
+    # which this small model did not learn in several minutes of training.
+    walk = " ".join(f"{LETTERS[i]}. {o}," for i, o in enumerate(choices[:LETTERS.index(letter) + 1]))
+    reply = f"{working}. {walk} so the answer is ({letter})."
     form = rng.random()
     if form < 0.12:  # Meta's own wording
         question, opts = body[len("Question:\n"):].split("\nOptions:\n")
         prompt = ("Given the following question and candidate answers, choose the best answer.\nQuestion: " + question + "\n" + opts +
                   '\nYour response should end with "The best answer is [the_answer_letter]." where the [the_answer_letter] is one of the letters of the options.\n\nLet\'s think step by step.')
-        return Item(prompt, f"{working}. The best answer is {letter}.", letter, "letter")
-    if form < 0.22:  # short: no working asked for
+        return Item(prompt, f"{working}. {walk} so the best answer is {letter}.", letter, "letter")
+    if form < 0.14:  # short: no working asked for
         return Item(body + "Answer:", f"The answer is ({letter}).", letter, "letter")
     examples = ""
     for _ in range(shots):
-        _, b, w, l = options_question(rng)
+        _, b, w, l, _ = options_question(rng)
         examples += f"{b}Answer: Let's think step by step. {w}. The answer is ({l}).\n\n"
     intro = INTRO.format(subject) + rng.choice(["", "\n"]) if shots or rng.random() < 0.6 else ""
     return Item(intro + examples + body + "Answer: Let's think step by step.", reply, letter, "letter")
+
+
+def letters(rng):
+    """A drill for options: several look-ups in one list."""
+    _, body, _, _, choices = options_question(rng)
+    picked = rng.sample(range(len(choices)), min(len(choices), rng.randint(3, 8)))
+    body = body[body.index("Options:"):]
+    reply = ", ".join(f"{choices[i]} ({LETTERS[i]})" for i in picked)
+    return Item(body + "Give the letter of each: " + ", ".join(choices[i] for i in picked), reply, reply, "exact")
 
 
 def as_json(item):
