@@ -99,6 +99,7 @@ TEST_CASE("include rule: heavy and foreign headers have their owners") {
       {"tools/bench/main.cpp", "<cuda_runtime_api.h>"},      {"core/engine/a.cpp", "<cuda.h>"},
       {"core/model/a.cpp", "<pcre2.h>"},                     {"core/engine/a.cpp", "<sentencepiece_processor.h>"},
       {"core/engine/a.cpp", "<histedit.h>"},                 {"core/engine/a.cpp", "<thrust/sort.h>"},
+      {"core/base/a.cpp", "<cuda/std/array>"},
   };
   for (const auto& row : rows) {
     CAPTURE(std::string(row.file));
