@@ -60,7 +60,7 @@ size_t CpuBackend::packed_bytes(const LinearSpec& spec) const {
 void CpuBackend::begin_step(const StepPlan&) {}  // the plan is in this memory already
 
 void CpuBackend::embed(const EmbedArgs& args) {
-  if (!args.x) return;  // a measuring run: nothing to write to
+  if (args.work->measuring()) return;
   embed_tokens(pool_, args);
   args.comm->all_reduce_sum(args.x);
   place_features(pool_, args);

@@ -1,8 +1,4 @@
-#include <algorithm>
-#include <numeric>
-
-#include "kernels/cpu/kv_pages.h"
-#include "kernels/cpu/op_testing.h"
+#include "kernels/cpu/paged_cache.h"
 #include "kernels/cpu/simd/kernels.h"
 
 using namespace l4;
@@ -10,67 +6,33 @@ using namespace l4::test;
 
 namespace {
 
-struct Stretch {
-  int64_t past, n_rows;
-};
-
 struct AttentionCase {
   const char* what;
   int64_t n_heads, n_kv, hd, page_tokens;
   std::vector<Stretch> spans;
 };
 
-// Pages of one layer among others, filled with NaN where nothing belongs, and the logical keys and values behind them.
-struct Cache {
-  Values memory;
-  KvLayer layer;
-  StepPlan step;
-  std::vector<Doubles> keys, values;  // of each span: [index][kv head][hd]
+// The cache of a case with random keys and values, and the numbers themselves: of each span [index][kv head][hd].
+struct Cache : PagedCache {
+  std::vector<Doubles> keys, values;
 
-  Cache(Numbers& numbers, DType dtype, const AttentionCase& c) {
-    KvLayout& l = layer.layout;
-    l = {.dtype = dtype, .page_tokens = c.page_tokens, .n_kv_heads = c.n_kv, .head_dim = c.hd};
-    const int64_t part = c.n_kv * c.page_tokens * c.hd * int64_t(dtype_bytes(dtype));
-    l.k_offset = 0, l.v_offset = part, l.layer_bytes = (2 * part + 255) / 256 * 256;
-    layer.kind = AttentionKind::chunked;
-    layer.page_stride = 3 * l.layer_bytes;  // three layers, ours in the middle
-    KvPlan& plan = step.of(layer.kind);
-    for (const Stretch& s : c.spans) {
-      plan.spans.push_back({int32_t(step.ids.size()), int32_t(s.n_rows), int32_t(s.past), int32_t(plan.pages.size())});
-      plan.pages.resize(plan.pages.size() + size_t((s.past + s.n_rows + c.page_tokens - 1) / c.page_tokens));
-      step.ids.resize(step.ids.size() + size_t(s.n_rows));
-    }
-    std::vector<int32_t> order(plan.pages.size() + 2);  // pages in no order, two of nobody
-    std::iota(order.begin(), order.end(), 0);
-    for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[size_t(numbers.below(int64_t(i)))]);
-    std::copy_n(order.begin(), plan.pages.size(), plan.pages.begin());
-    memory = Values(DType::u8, {int64_t(order.size()) * layer.page_stride});
-    layer.base = memory.storage.data() + l.layer_bytes;
-    for (size_t i = 0; i < c.spans.size(); ++i) {
-      const int64_t n = c.spans[i].past + c.spans[i].n_rows, row = c.n_kv * c.hd;
-      Values k = numbers.tensor(dtype, {n, row}, -2, 2), v = numbers.tensor(dtype, {n, row}, -2, 2);
+  Cache(Numbers& numbers, DType dtype, const AttentionCase& c)
+      : PagedCache(numbers, dtype, c.n_kv, c.hd, c.page_tokens, c.spans) {
+    for (const KvSpan& span : plan().spans) {
+      const int64_t n = span.past + span.n_rows;
+      Values k = numbers.tensor(dtype, {n * c.n_kv, c.hd}, -2, 2), v = numbers.tensor(dtype, {n * c.n_kv, c.hd}, -2, 2);
       keys.push_back(doubles(k));
       values.push_back(doubles(v));
-      for (int64_t index = 0; index < n; ++index)
-        for (int64_t h = 0; h < c.n_kv; ++h) {
-          put(plan.spans[i], index, h, l.k_offset, k.storage.data(), index * row + h * c.hd);
-          put(plan.spans[i], index, h, l.v_offset, v.storage.data(), index * row + h * c.hd);
+      for (int64_t i = 0; i < n * c.n_kv; ++i)
+        for (bool value : {false, true}) {
+          View to = entry(span, i / c.n_kv, i % c.n_kv, value), from = (value ? v : k).view.slice(i, 1);
+          std::memcpy(to.data, from.data, to.bytes());
         }
     }
   }
 
   AttentionArgs args(const StepPlan& of, const Values& q, const Values& out, double scale) const {
     return {.step = &of, .q = q, .kv = layer, .scale = float(scale), .out = out, .work = nullptr};
-  }
-
- private:
-  void put(const KvSpan& span, int64_t index, int64_t head, int64_t offset, const std::byte* from, int64_t element) {
-    const KvLayout& l = layer.layout;
-    const size_t bytes = dtype_bytes(l.dtype);
-    int64_t page = step.of(layer.kind).pages[size_t(span.table + index / l.page_tokens)];
-    int64_t at = (head * l.page_tokens + index % l.page_tokens) * l.head_dim;
-    std::memcpy(static_cast<std::byte*>(layer.base) + page * layer.page_stride + offset + at * int64_t(bytes),
-                from + element * int64_t(bytes), size_t(l.head_dim) * bytes);
   }
 };
 
@@ -193,11 +155,7 @@ TEST_CASE("cpu attention: a NaN in another row's future keys stays there") {
   Cache cache(numbers, DType::f32, c);
   Values q = numbers.tensor(DType::f32, {12, 1, 16}), out(DType::f32, {12, 1, 16}), bad(DType::f32, {12, 1, 16});
   machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, cache.args(cache.step, q, out, 0.25)); });
-  const KvLayout& l = cache.layer.layout;
-  const int32_t page = cache.step.of(cache.layer.kind).pages[1];  // entries 8 .. 15: the value of entry 9
-  float* value = reinterpret_cast<float*>(static_cast<std::byte*>(cache.layer.base) + page * cache.layer.page_stride +
-                                          l.v_offset) +
-                 1 * 16;
+  float* value = cache.entry(cache.plan().spans[0], 9, 0, true).f32();
   value[3] = NAN;
   machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, cache.args(cache.step, q, bad, 0.25)); });
   CHECK(same_bits(out.view.slice(0, 9), bad.view.slice(0, 9)));
