@@ -1,6 +1,6 @@
 // BMP, read whole: headers of 40 bytes and more and OS/2's 12, uncompressed or bit fields, 1, 4, 8, 16, 24 or 32 bits,
-// bottom-up or top-down. stb_image reads BMP too, but leaves palette entries that a file does not hold uninitialised and
-// takes missing rows for black.
+// bottom-up or top-down. stb_image reads BMP too, but leaves palette entries that a file does not hold uninitialised
+// and takes missing rows for black.
 #include <array>
 #include <bit>
 #include <cstdlib>
@@ -17,7 +17,7 @@ struct BmpHeader {
   int bits = 0;
   uint64_t palette_at = 0, palette_entries = 0, palette_entry_bytes = 4;
   uint64_t pixels_at = 0;
-  std::array<uint32_t, 3> masks{};        // red, green, blue of 16 and 32 bits
+  std::array<uint32_t, 3> masks{};  // red, green, blue of 16 and 32 bits
 };
 
 BmpHeader read_header(const ByteReader& file) {
@@ -51,7 +51,8 @@ BmpHeader read_header(const ByteReader& file) {
     fail_input(what, ": ", bmp.bits, " bits a pixel, expected 1, 4, 8, 16, 24 or 32");
   }
   if (compression == 1 || compression == 2) fail(ErrorKind::unsupported, what, ": run-length encoded BMP is not read");
-  if (compression != 0 && compression != 3) fail(ErrorKind::unsupported, what, ": BMP compression ", compression, " is not read");
+  if (compression != 0 && compression != 3)
+    fail(ErrorKind::unsupported, what, ": BMP compression ", compression, " is not read");
   if (compression == 3 && bmp.bits < 16) fail_input(what, ": bit fields with ", bmp.bits, " bits a pixel");
 
   uint64_t end_of_header = 14 + uint64_t(header_bytes);
@@ -76,7 +77,8 @@ BmpHeader read_header(const ByteReader& file) {
   }
   bmp.pixels_at = file.le32(10);
   // Files that leave the palette out of the offset, or the offset out: read as Pillow reads them.
-  if (bmp.pixels_at == 0 || (bmp.bits <= 8 && bmp.pixels_at == 14 + uint64_t(header_bytes))) bmp.pixels_at = end_of_header;
+  if (bmp.pixels_at == 0 || (bmp.bits <= 8 && bmp.pixels_at == 14 + uint64_t(header_bytes)))
+    bmp.pixels_at = end_of_header;
   if (bmp.pixels_at < 14 + uint64_t(header_bytes)) fail_input(what, ": pixels begin inside the header");
   return bmp;
 }
@@ -100,7 +102,8 @@ Image decode_bmp(const ByteReader& file) {
   Image image{bmp.height, bmp.width, std::vector<uint8_t>(size_t(bmp.height * bmp.width * 3))};
   uint8_t* to = image.rgb.data();
   for (int64_t y = 0; y < bmp.height; ++y) {
-    const Bytes row = pixels.subspan(size_t(row_bytes) * size_t(bmp.top_down ? y : bmp.height - 1 - y), size_t(row_bytes));
+    const Bytes row =
+        pixels.subspan(size_t(row_bytes) * size_t(bmp.top_down ? y : bmp.height - 1 - y), size_t(row_bytes));
     for (size_t x = 0; x < size_t(bmp.width); ++x, to += 3) {
       const std::byte* blue_first = nullptr;
       if (bmp.bits <= 8) {

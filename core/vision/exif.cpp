@@ -9,9 +9,7 @@ int exif_orientation(Bytes tiff) {
   const bool little = byte(0) == 'I' && byte(1) == 'I', big = byte(0) == 'M' && byte(1) == 'M';
   if (!little && !big) return 1;
   const auto u16 = [&](size_t at) { return little ? byte(at) | byte(at + 1) << 8 : byte(at) << 8 | byte(at + 1); };
-  const auto u32 = [&](size_t at) {
-    return little ? u16(at) | u16(at + 2) << 16 : u16(at) << 16 | u16(at + 2);
-  };
+  const auto u32 = [&](size_t at) { return little ? u16(at) | u16(at + 2) << 16 : u16(at) << 16 | u16(at + 2); };
   if (u16(2) != 42) return 1;
   const size_t directory = u32(4);
   if (directory > tiff.size() - 2) return 1;

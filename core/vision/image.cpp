@@ -11,13 +11,14 @@
 
 #include "vision/image_file.h"
 
-// ---- stb_image: PNG and JPEG only, memory bounded ---------------------------------------------------------------------
+// ---- stb_image: PNG and JPEG only, memory bounded
+// ---------------------------------------------------------------------
 
 namespace {
 
-// What stb_image may allocate while one file is decoded: no single piece beyond `largest`, which follows from the file's
-// header, so that data which unpacks to more than the header says ends there. All memory is zeroed: some damaged files
-// would show what lay in it before.
+// What stb_image may allocate while one file is decoded: no single piece beyond `largest`, which follows from the
+// file's header, so that data which unpacks to more than the header says ends there. All memory is zeroed: some damaged
+// files would show what lay in it before.
 struct DecoderHeap {
   size_t largest;
   bool exceeded = false;
@@ -68,10 +69,14 @@ static_assert(STBI_MAX_DIMENSIONS == kMaxSide);
 
 const char* image_format_name(ImageFormat format) {
   switch (format) {
-    case ImageFormat::png: return "PNG";
-    case ImageFormat::jpeg: return "JPEG";
-    case ImageFormat::bmp: return "BMP";
-    case ImageFormat::webp: return "WebP";
+    case ImageFormat::png:
+      return "PNG";
+    case ImageFormat::jpeg:
+      return "JPEG";
+    case ImageFormat::bmp:
+      return "BMP";
+    case ImageFormat::webp:
+      return "WebP";
   }
   return "?";
 }
@@ -139,10 +144,13 @@ ImageFile inspect(Bytes bytes, std::string_view source, const ImageLimits& limit
   const std::string name(source);
   if (bytes.empty()) fail_input(name, ": the image is empty (0 bytes)");
   if (bytes.size() > limits.max_bytes) {
-    fail_input(name, ": ", human_bytes(bytes.size()), " is over the limit of ", human_bytes(limits.max_bytes), " for an image");
+    fail_input(name, ": ", human_bytes(bytes.size()), " is over the limit of ", human_bytes(limits.max_bytes),
+               " for an image");
   }
   const std::string_view head(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  const auto begins = [&](size_t at, std::string_view magic) { return head.size() >= at && head.substr(at, magic.size()) == magic; };
+  const auto begins = [&](size_t at, std::string_view magic) {
+    return head.size() >= at && head.substr(at, magic.size()) == magic;
+  };
   const auto reader = [&](const char* format) { return ByteReader(bytes, cat(name, ": ", format)); };
 
   ImageFile file;
@@ -161,7 +169,8 @@ ImageFile inspect(Bytes bytes, std::string_view source, const ImageLimits& limit
     }
     const char* readable = "only PNG, JPEG, WebP and BMP are read";
     if (other) fail(ErrorKind::unsupported, name, ": this is ", other, "; ", readable);
-    fail(ErrorKind::unsupported, name, ": unknown image format (begins with ", shown(head.substr(0, 8)), "); ", readable);
+    fail(ErrorKind::unsupported, name, ": unknown image format (begins with ", shown(head.substr(0, 8)), "); ",
+         readable);
   }
   check_sides(cat(name, ": ", image_format_name(file.format)), file.height, file.width, limits);
   return file;
@@ -225,9 +234,15 @@ Image decode_image(Bytes bytes, std::string_view source, const ImageLimits& limi
   Image image;
   switch (file.format) {
     case ImageFormat::png:
-    case ImageFormat::jpeg: image = decode_stb(bytes, what, file); break;
-    case ImageFormat::bmp: image = decode_bmp(ByteReader(bytes, what)); break;
-    case ImageFormat::webp: image = decode_webp(bytes, what, file); break;
+    case ImageFormat::jpeg:
+      image = decode_stb(bytes, what, file);
+      break;
+    case ImageFormat::bmp:
+      image = decode_bmp(ByteReader(bytes, what));
+      break;
+    case ImageFormat::webp:
+      image = decode_webp(bytes, what, file);
+      break;
   }
   return apply_orientation(std::move(image), file.orientation);
 }

@@ -1,5 +1,5 @@
-// Picture files to RGB: PNG and JPEG through stb_image, WebP through libwebp, BMP by bmp.cpp. Everything else is refused
-// by name.
+// Picture files to RGB: PNG and JPEG through stb_image, WebP through libwebp, BMP by bmp.cpp. Everything else is
+// refused by name.
 //
 // The result follows what transformers' loader makes of the same file (Pillow: exif_transpose, then convert("RGB")):
 //  * alpha is dropped, not blended; palettes and grey become RGB; 16-bit RGB keeps the upper byte; 16-bit grey without
@@ -8,10 +8,10 @@
 //    none. XMP's orientation, which Pillow falls back to, is not read;
 //  * an animated PNG gives its default image, as in Pillow. An animated WebP and every GIF is refused.
 //
-// Measured against Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6) by scripts/golden/vision_golden.py compare: 398 PNG, 24 WebP
-// and 22 BMP files equal to the bit; 254 JPEG files (photographs, charts at quality 75 and 95, progressive, grey, CMYK,
-// all orientations) within 3 grey levels, 0.2 on a file's average at most. In 4:2:2 JPEGs alone stb_image weighs the
-// chroma of one pixel column beside the right edge the wrong way round: up to 121 levels there, on a made-up edge.
+// Measured against Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6) by scripts/golden/vision_golden.py compare: 398 PNG, 24
+// WebP and 22 BMP files equal to the bit; 254 JPEG files (photographs, charts at quality 75 and 95, progressive, grey,
+// CMYK, all orientations) within 3 grey levels, 0.2 on a file's average at most. In 4:2:2 JPEGs alone stb_image weighs
+// the chroma of one pixel column beside the right edge the wrong way round: up to 121 levels there, on a made-up edge.
 //
 // Files are not trusted. Dimensions are read from the header and held against the limits before anything is decoded,
 // PNG checksums and the structure of JPEG, BMP and WebP files are checked here first, and the decoders' memory is
@@ -32,8 +32,8 @@ struct Image {
 };
 
 struct ImageLimits {
-  uint64_t max_bytes = 20u << 20;        // of the file
-  uint64_t max_pixels = 50'000'000;      // height x width
+  uint64_t max_bytes = 20u << 20;    // of the file
+  uint64_t max_pixels = 50'000'000;  // height x width
 };
 
 enum class ImageFormat : uint8_t { png, jpeg, bmp, webp };

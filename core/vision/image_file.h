@@ -1,5 +1,5 @@
-// Inside core/vision: what each format's own reader tells decode_image. Each checks the structure of a whole file before
-// a decoder sees it; errors name `source`, the format and what is wrong.
+// Inside core/vision: what each format's own reader tells decode_image. Each checks the structure of a whole file
+// before a decoder sees it; errors name `source`, the format and what is wrong.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,8 @@ class ByteReader {
   // Fails with "truncated" unless `n` bytes follow `at`.
   void need(uint64_t at, uint64_t n) const {
     if (at > bytes_.size() || n > bytes_.size() - at) {
-      fail_input(what_, " is truncated: ", at > UINT64_MAX - n ? UINT64_MAX : at + n, " bytes needed, ", bytes_.size(), " there");
+      fail_input(what_, " is truncated: ", at > UINT64_MAX - n ? UINT64_MAX : at + n, " bytes needed, ", bytes_.size(),
+                 " there");
     }
   }
   Bytes part(uint64_t at, uint64_t n) const {
@@ -64,7 +65,7 @@ struct ImageFile {
   ImageFormat format = ImageFormat::png;
   int64_t height = 0, width = 0;  // as stored, not yet turned
   int orientation = 1;
-  bool grey16 = false;            // PNG: 16-bit grey without alpha
+  bool grey16 = false;               // PNG: 16-bit grey without alpha
   uint64_t decoded_pixel_bytes = 4;  // PNG, JPEG: the widest form a pixel takes inside the decoder
 };
 

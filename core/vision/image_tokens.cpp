@@ -6,12 +6,18 @@ namespace l4 {
 
 int32_t ImageTokenIds::of(ImageToken token) const {
   switch (token) {
-    case ImageToken::image_start: return image_start;
-    case ImageToken::image_end: return image_end;
-    case ImageToken::image: return image;
-    case ImageToken::patch: return patch;
-    case ImageToken::tile_x_separator: return tile_x_separator;
-    case ImageToken::tile_y_separator: return tile_y_separator;
+    case ImageToken::image_start:
+      return image_start;
+    case ImageToken::image_end:
+      return image_end;
+    case ImageToken::image:
+      return image;
+    case ImageToken::patch:
+      return patch;
+    case ImageToken::tile_x_separator:
+      return tile_x_separator;
+    case ImageToken::tile_y_separator:
+      return tile_y_separator;
   }
   fail(ErrorKind::internal, "unknown image token");
 }
@@ -52,8 +58,9 @@ ExpandedPrompt expand_placeholders(std::span<const int32_t> ids, int32_t placeho
     }
   }
   if (n_placeholders != layouts.size()) {
-    fail(ErrorKind::usage, source, ": ", n_placeholders, n_placeholders == 1 ? " image placeholder" : " image placeholders",
-         " for ", layouts.size(), layouts.size() == 1 ? " image" : " images");
+    fail(ErrorKind::usage, source, ": ", n_placeholders,
+         n_placeholders == 1 ? " image placeholder" : " image placeholders", " for ", layouts.size(),
+         layouts.size() == 1 ? " image" : " images");
   }
 
   ExpandedPrompt prompt;

@@ -137,7 +137,8 @@ ImageFile inspect_jpeg(const ByteReader& file) {
     }
   }
   if (n_scans == 0) fail_input(what, " is damaged: no image data");
-  if (n_components == 4 && !adobe) fail(ErrorKind::unsupported, what, ": JPEG of four colours without Adobe's marker is not read");
+  if (n_components == 4 && !adobe)
+    fail(ErrorKind::unsupported, what, ": JPEG of four colours without Adobe's marker is not read");
   return info;
 }
 

@@ -12,11 +12,11 @@ namespace l4 {
 
 namespace {
 
-// Canvases are all rows x cols with at most max_tiles tiles. Wanted is the smallest enlargement (or the largest, to fill
-// the canvas) where one canvas holds the whole picture, else the least reduction; among canvases of that scale the one
-// with the fewest tiles. There is no tie left: of two such canvases of one size, one is lower and the other narrower, and
-// the canvas as low as the one and as narrow as the other has the same scale and fewer tiles. Scales are fp32, as torch
-// has them.
+// Canvases are all rows x cols with at most max_tiles tiles. Wanted is the smallest enlargement (or the largest, to
+// fill the canvas) where one canvas holds the whole picture, else the least reduction; among canvases of that scale the
+// one with the fewest tiles. There is no tie left: of two such canvases of one size, one is lower and the other
+// narrower, and the canvas as low as the one and as narrow as the other has the same scale and fewer tiles. Scales are
+// fp32, as torch has them.
 std::array<int64_t, 2> choose_canvas(int64_t height, int64_t width, const TilingConfig& config) {
   const auto scale_of = [&](int64_t rows, int64_t cols) {
     return std::min(float(config.tile * rows) / float(height), float(config.tile * cols) / float(width));
@@ -40,9 +40,9 @@ std::array<int64_t, 2> choose_canvas(int64_t height, int64_t width, const Tiling
   return best;
 }
 
-// A side the picture is to be fitted to. In the processor a side cut down to the canvas is an integer tensor, so what is
-// computed from it is fp32; a side kept as it was is a Python int, computed with in double. (A quotient of integers below
-// 2^24 taken in double and then rounded to fp32 is the fp32 quotient.)
+// A side the picture is to be fitted to. In the processor a side cut down to the canvas is an integer tensor, so what
+// is computed from it is fp32; a side kept as it was is a Python int, computed with in double. (A quotient of integers
+// below 2^24 taken in double and then rounded to fp32 is the fp32 quotient.)
 struct TargetSide {
   int64_t pixels;
   bool single;
@@ -86,7 +86,8 @@ BFloat16 normalised_pixel(uint8_t level) {
 
 namespace {
 
-// Writes the part of `image` under tile (row, col) of its canvas into planes [3, S, S]; outside it they stay as they are.
+// Writes the part of `image` under tile (row, col) of its canvas into planes [3, S, S]; outside it they stay as they
+// are.
 void cut_tile(const Image& image, int64_t row, int64_t col, int64_t tile, std::span<const BFloat16, 256> values,
               BFloat16* planes) {
   const int64_t y0 = row * tile, x0 = col * tile;

@@ -18,9 +18,9 @@ namespace l4 {
 
 // preprocessor_config.json, as far as it may differ between checkpoints.
 struct TilingConfig {
-  int64_t tile = 336;                // S, pixels a side; the vision tower's image_size
-  int64_t max_tiles = 16;            // max_patches: rows * cols of a canvas, without the global tile
-  bool resize_to_max_canvas = false; // true: enlarge to fill the largest canvas
+  int64_t tile = 336;                 // S, pixels a side; the vision tower's image_size
+  int64_t max_tiles = 16;             // max_patches: rows * cols of a canvas, without the global tile
+  bool resize_to_max_canvas = false;  // true: enlarge to fill the largest canvas
 };
 
 // Reads `dir`/processor_config.json's "image_processor" (as transformers 5 writes it) or else `dir`/
@@ -32,17 +32,17 @@ TilingConfig parse_tiling_config(const Json& config, const std::string& source, 
 
 // How one picture is laid out.
 struct TilePlan {
-  int64_t rows = 0, cols = 0;              // of the canvas, in tiles
+  int64_t rows = 0, cols = 0;                     // of the canvas, in tiles
   int64_t resized_height = 0, resized_width = 0;  // of the picture inside the canvas, top left; the rest is padding
-  int64_t n_tiles = 0;                     // rows * cols, and one global tile more where that is not 1
+  int64_t n_tiles = 0;                            // rows * cols, and one global tile more where that is not 1
 };
 
 // For a picture of height x width >= 1 pixels.
 TilePlan plan_tiles(int64_t height, int64_t width, const TilingConfig& config);
 
 // 128 bits of SHA-256 over the canvas and the fitted 8-bit pixels (and the global tile's where it does not follow from
-// those): equal digests mean equal tiles. Key of the prefix and encoder caches, where a collision that somebody can make
-// would show one user another's answer.
+// those): equal digests mean equal tiles. Key of the prefix and encoder caches, where a collision that somebody can
+// make would show one user another's answer.
 using ImageDigest = std::array<uint8_t, 16>;
 
 struct ImageTiles {

@@ -1,5 +1,5 @@
-// preprocessor_config.json for tiling.h. Field meanings: transformers 5.17, image_processing_llama4.py; which file wins:
-// image_processing_base.py (a processor_config.json with an "image_processor" member goes first).
+// preprocessor_config.json for tiling.h. Field meanings: transformers 5.17, image_processing_llama4.py; which file
+// wins: image_processing_base.py (a processor_config.json with an "image_processor" member goes first).
 #include <cmath>
 
 #include "base/error.h"
@@ -48,19 +48,23 @@ void expect_halves(const Json& config, const std::string& source, const char* fi
 
 TilingConfig parse_tiling_config(const Json& config, const std::string& source, int64_t image_size) {
   if (!config.is_object()) fail_input(source, ": expected an object, found ", config.kind_name());
-  for (const char* field : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}) expect_true(config, source, field);
+  for (const char* field : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"})
+    expect_true(config, source, field);
   expect_halves(config, source, "image_mean");
   expect_halves(config, source, "image_std");
-  if (const Json* value = member(config, "resample"); value && *value != Json(2)) refuse(source, "resample", *value, "2 (bilinear)");
+  if (const Json* value = member(config, "resample"); value && *value != Json(2))
+    refuse(source, "resample", *value, "2 (bilinear)");
   if (const Json* value = member(config, "rescale_factor"); value && !is_near(*value, 1.0 / 255)) {
     refuse(source, "rescale_factor", *value, "1/255");
   }
   for (const char* field : {"do_center_crop", "do_pad"}) {
-    if (const Json* value = member(config, field); value && *value != Json(false)) refuse(source, field, *value, "false");
+    if (const Json* value = member(config, field); value && *value != Json(false))
+      refuse(source, field, *value, "false");
   }
   if (const Json* value = member(config, "image_processor_type")) {
     const std::string name = value->is_string() ? value->as_string() : "";
-    if (name.rfind("Llama4ImageProcessor", 0) != 0) refuse(source, "image_processor_type", *value, "Llama4ImageProcessor");
+    if (name.rfind("Llama4ImageProcessor", 0) != 0)
+      refuse(source, "image_processor_type", *value, "Llama4ImageProcessor");
   }
 
   TilingConfig tiling;

@@ -17,7 +17,9 @@ l4::Image image_of(const uint8_t* rgb, int64_t height, int64_t width) {
 
 extern "C" {
 
-const char* l4_error() { return g_error.c_str(); }
+const char* l4_error() {
+  return g_error.c_str();
+}
 
 // Size of the decoded picture in sides[0..1]; pixels into rgb where it is not null. 0, or 1 with l4_error().
 int l4_decode(const void* bytes, int64_t n_bytes, int64_t* sides, uint8_t* rgb) {
@@ -50,7 +52,8 @@ void l4_plan(int64_t height, int64_t width, int64_t tile, int64_t max_tiles, int
 }
 
 // out: [n_tiles, 3, tile, tile] bf16 bits, n_tiles from l4_plan.
-void l4_preprocess(const uint8_t* rgb, int64_t height, int64_t width, int64_t tile, int64_t max_tiles, int fill, uint16_t* out) {
+void l4_preprocess(const uint8_t* rgb, int64_t height, int64_t width, int64_t tile, int64_t max_tiles, int fill,
+                   uint16_t* out) {
   const l4::ImageTiles tiles = l4::preprocess(image_of(rgb, height, width), {tile, max_tiles, fill != 0});
   std::memcpy(out, tiles.pixels.data(), tiles.pixels.size() * 2);
 }

@@ -1,7 +1,6 @@
 #include "vision/image.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "vision_golden.h"
 
@@ -14,7 +13,7 @@ using FileBytes = std::vector<std::byte>;
 
 FileBytes bytes_of(std::string_view text) {
   FileBytes bytes(text.size());
-  std::memcpy(bytes.data(), text.data(), text.size());
+  std::transform(text.begin(), text.end(), bytes.begin(), [](char c) { return std::byte(c); });
   return bytes;
 }
 FileBytes golden_file(const std::string& name) {
@@ -55,7 +54,9 @@ uint32_t crc_of(std::span<const std::byte> bytes) {
 }
 // Sets width and height in a PNG and mends the checksum of its header.
 FileBytes png_of_size(FileBytes png, uint32_t width, uint32_t height) {
-  const auto put32 = [&](size_t at, uint32_t n) { put(png, at, {int(n >> 24), int(n >> 16 & 255), int(n >> 8 & 255), int(n & 255)}); };
+  const auto put32 = [&](size_t at, uint32_t n) {
+    put(png, at, {int(n >> 24), int(n >> 16 & 255), int(n >> 8 & 255), int(n & 255)});
+  };
   put32(16, width);
   put32(20, height);
   put32(29, crc_of(std::span(png).subspan(12, 17)));
@@ -64,8 +65,8 @@ FileBytes png_of_size(FileBytes png, uint32_t width, uint32_t height) {
 
 }  // namespace
 
-// PNG, BMP and WebP as Pillow, to the bit. JPEG: by as much as stb_image and libjpeg-turbo differ on these files: 2 levels,
-// and 6 beside the right edge of the 4:2:2 one.
+// PNG, BMP and WebP as Pillow, to the bit. JPEG: by as much as stb_image and libjpeg-turbo differ on these files: 2
+// levels, and 6 beside the right edge of the 4:2:2 one.
 TEST_CASE("image: every kind of file decodes as Pillow's") {
   size_t n_files = 0;
   for (const Json& one : golden_cases("decoded.json")) {
@@ -111,9 +112,15 @@ TEST_CASE("image: other formats are refused by name") {
   CHECK(refused("GIF89a\x01\0\x01\0"sv) == "x: this is GIF; only PNG, JPEG, WebP and BMP are read");
   CHECK(contains(refused("II*\0\x08\0\0\0"sv), "this is TIFF;"));
   CHECK(contains(refused("MM\0*\0\0\0\x08"sv), "this is TIFF;"));
-  CHECK(contains(refused("\0\0\0\x20""ftypavif\0\0\0\0"sv), "this is AVIF;"));
-  CHECK(contains(refused("\0\0\0\x20""ftypheic\0\0\0\0"sv), "this is HEIC;"));
-  CHECK(contains(refused("\0\0\0\x20""ftypisom\0\0\0\0"sv), "this is MP4;"));
+  CHECK(contains(refused("\0\0\0\x20"
+                         "ftypavif\0\0\0\0"sv),
+                 "this is AVIF;"));
+  CHECK(contains(refused("\0\0\0\x20"
+                         "ftypheic\0\0\0\0"sv),
+                 "this is HEIC;"));
+  CHECK(contains(refused("\0\0\0\x20"
+                         "ftypisom\0\0\0\0"sv),
+                 "this is MP4;"));
   CHECK(contains(refused("%PDF-1.7"), "this is PDF;"));
   CHECK(contains(refused("  <svg xmlns='http://www.w3.org/2000/svg'>"), "this is SVG;"));
   CHECK(contains(refused("<?xml version='1.0'?><!-- x --><SVG>"), "this is SVG;"));
@@ -175,7 +182,7 @@ TEST_CASE("image: damaged bytes give an error or a picture, never a crash") {
 
 TEST_CASE("image: PNG that lies") {
   const FileBytes png = golden_file("rgb8.png");
-  CHECK(contains(refusal(png_of_size(png, 21, 200)), "damaged"));   // more rows than there is data for
+  CHECK(contains(refusal(png_of_size(png, 21, 200)), "damaged"));  // more rows than there is data for
   CHECK(contains(refusal(png_of_size(png, 200, 13)), "damaged"));
   FileBytes bad_checksum = png;
   put(bad_checksum, 45, {0x55});
@@ -214,7 +221,9 @@ TEST_CASE("image: PNG that unpacks to more than its header says") {
 
   FileBytes png = png_of_size(golden_file("rgb8.png"), 1, 1);
   png.resize(33);
-  const auto add32 = [&](size_t n) { for (int s = 24; s >= 0; s -= 8) png.push_back(std::byte(n >> s & 255)); };
+  const auto add32 = [&](size_t n) {
+    for (int s = 24; s >= 0; s -= 8) png.push_back(std::byte(n >> s & 255));
+  };
   add32(zlib.size());
   const size_t begin = png.size();
   for (char c : std::string("IDAT")) png.push_back(std::byte(c));
@@ -261,13 +270,13 @@ TEST_CASE("image: BMP that lies") {
     put(changed, at, values);
     return refusal(changed);
   };
-  CHECK(contains(with(10, {0xF0, 0xFF, 0xFF, 0xFF}), "truncated"));            // pixels beyond the end
+  CHECK(contains(with(10, {0xF0, 0xFF, 0xFF, 0xFF}), "truncated"));  // pixels beyond the end
   CHECK(contains(with(10, {20, 0, 0, 0}), "pixels begin inside the header"));
   CHECK(contains(with(14, {77}), "unknown header of 77 bytes"));
   CHECK(contains(with(18, {0, 0, 0, 0}), "is empty"));
-  CHECK(contains(with(18, {0xFF, 0xFF, 0xFF, 0xFF}), "is empty"));             // negative width
-  CHECK(contains(with(22, {0, 0, 0, 0x80}), "sides may have"));                // height -2^31
-  CHECK(contains(with(22, {14, 0, 0, 0}), "truncated"));                       // a row more than there is
+  CHECK(contains(with(18, {0xFF, 0xFF, 0xFF, 0xFF}), "is empty"));  // negative width
+  CHECK(contains(with(22, {0, 0, 0, 0x80}), "sides may have"));     // height -2^31
+  CHECK(contains(with(22, {14, 0, 0, 0}), "truncated"));            // a row more than there is
   CHECK(contains(with(28, {7}), "7 bits a pixel"));
   CHECK(contains(with(30, {1}), "run-length encoded BMP is not read"));
   CHECK(contains(with(46, {0, 0, 0, 1}), "palette entries for 8 bits"));
@@ -306,8 +315,8 @@ TEST_CASE("image: broken EXIF data counts as none") {
   CHECK(orientation(8, {0xFF, 0xFF}) == 6);              // more entries than there are: those that are there count
   CHECK(orientation(18, {9, 0}) == 1);
   CHECK(orientation(18, {0, 0}) == 1);
-  CHECK(orientation(12, {2, 0}) == 1);                   // of another type
-  CHECK(orientation(22, {8, 0, 0, 0}) == 6);             // the next directory is this one
+  CHECK(orientation(12, {2, 0}) == 1);        // of another type
+  CHECK(orientation(22, {8, 0, 0, 0}) == 6);  // the next directory is this one
 }
 
 TEST_CASE("image: ChartQA's charts") {

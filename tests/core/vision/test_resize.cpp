@@ -11,7 +11,8 @@ TEST_CASE("resize: equal to torchvision's antialiased bilinear on uint8") {
     const auto& from = one.find("from")->as_array();
     const auto& to = one.find("to")->as_array();
     CAPTURE(dump_json(one));
-    const Image out = resize_bilinear(pattern(from[0].as_integer(), from[1].as_integer()), to[0].as_integer(), to[1].as_integer());
+    const Image out =
+        resize_bilinear(pattern(from[0].as_integer(), from[1].as_integer()), to[0].as_integer(), to[1].as_integer());
     CHECK(out.height == to[0].as_integer());
     CHECK(out.width == to[1].as_integer());
     const auto& head = one.find("head")->as_array();

@@ -1,7 +1,5 @@
 #include "vision/sha256.h"
 
-#include <cstring>
-
 #include "vision_golden.h"
 
 using namespace l4;

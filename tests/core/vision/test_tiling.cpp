@@ -97,7 +97,8 @@ TEST_CASE("tiling: Meta's examples") {
     const TilePlan plan = plan_tiles(image.height, image.width, {});
     std::string out;
     int64_t run = 0;
-    const char* names[] = {"<|image_start|>", "<|image_end|>", "<|image|>", "", "<|tile_x_separator|>", "<|tile_y_separator|>"};
+    const char* names[] = {"<|image_start|>",      "<|image_end|>",       "<|image|>", "",
+                           "<|tile_x_separator|>", "<|tile_y_separator|>"};
     for (ImageToken token : image_tokens({plan.rows, plan.cols, 144})) {
       if (token == ImageToken::patch) {
         ++run;
@@ -120,14 +121,15 @@ TEST_CASE("tiling: Meta's examples") {
     if (trim(line).empty()) continue;
     const Json example = parse_json(line, "examples");
     const Json* layouts = example.find("image_layouts");
-    for (size_t i = 0; layouts && i < layouts->as_array().size(); ++i) printed.push_back(layouts->as_array()[i].as_string());
+    for (size_t i = 0; layouts && i < layouts->as_array().size(); ++i)
+      printed.push_back(layouts->as_array()[i].as_string());
   }
   CHECK(printed == std::vector<std::string>{small, dog, dog, pasta});
 }
 
 TEST_CASE("tiling: grey levels as bf16") {
-  const std::pair<int, float> known[] = {{0, -1},        {1, -0.9921875f}, {56, -0.5625f}, {106, -0.16796875f},
-                                         {127, -0.00390625f}, {128, 0.0078125f}, {255, 1}};
+  const std::pair<int, float> known[] = {
+      {0, -1}, {1, -0.9921875f}, {56, -0.5625f}, {106, -0.16796875f}, {127, -0.00390625f}, {128, 0.0078125f}, {255, 1}};
   for (auto [level, value] : known) CHECK(to_float(normalised_pixel(uint8_t(level))) == value);
 }
 
@@ -136,7 +138,8 @@ TEST_CASE("tiling: padding is black, tiles go row by row, the global tile comes 
   Image image = plain(8, 8, 0);  // four quarters of their own level
   for (int64_t y = 0; y < 8; ++y)
     for (int64_t x = 0; x < 8; ++x)
-      for (int64_t c = 0; c < 3; ++c) image.rgb[size_t((y * 8 + x) * 3 + c)] = uint8_t(50 * (1 + y / 4 * 2 + x / 4) + c);
+      for (int64_t c = 0; c < 3; ++c)
+        image.rgb[size_t((y * 8 + x) * 3 + c)] = uint8_t(50 * (1 + y / 4 * 2 + x / 4) + c);
   const ImageTiles tiles = preprocess(image, config);
   REQUIRE(tiles.n_tiles == 5);
   REQUIRE(tiles.pixels.size() == 5 * 3 * 16);
@@ -151,7 +154,7 @@ TEST_CASE("tiling: padding is black, tiles go row by row, the global tile comes 
   const ImageTiles padded = preprocess(plain(5, 3, 255), config);
   CHECK(padded.rows == 2);
   CHECK(padded.cols == 1);
-  CHECK(to_float(padded.pixels[3]) == -1);       // first tile, first row, right of the picture
+  CHECK(to_float(padded.pixels[3]) == -1);  // first tile, first row, right of the picture
   CHECK(to_float(padded.pixels[0]) == 1);
   CHECK(to_float(padded.pixels[48 + 4]) == -1);  // second tile, below it
   CHECK(to_float(padded.pixels[48]) == 1);
@@ -201,15 +204,18 @@ TEST_CASE("tiling: placeholders are replaced in order") {
 TEST_CASE("tiling: preprocessor_config.json") {
   const auto parse = [](const char* text) { return parse_tiling_config(parse_json(text, "p.json"), "p.json", 336); };
   CHECK(parse("{}").max_tiles == 16);
-  CHECK(parse(R"({"max_patches": 4, "size": {"height": 336, "width": 336}, "resize_to_max_canvas": true})").max_tiles == 4);
+  CHECK(parse(R"({"max_patches": 4, "size": {"height": 336, "width": 336}, "resize_to_max_canvas": true})").max_tiles ==
+        4);
   CHECK(parse(R"({"resize_to_max_canvas": true})").resize_to_max_canvas);
   CHECK(error_of([&] { parse(R"({"resample": 3})"); }) == "p.json: resample is 3; only 2 (bilinear) is supported");
   CHECK(error_of([&] { parse(R"({"image_mean": [0.4, 0.5, 0.5]})"); }) ==
         "p.json: image_mean is [0.4, 0.5, 0.5]; only [0.5, 0.5, 0.5] is supported");
-  CHECK(error_of([&] { parse(R"({"size": {"height": 448, "width": 448}})"); }).find("image_size, 336x336") != std::string::npos);
+  CHECK(error_of([&] { parse(R"({"size": {"height": 448, "width": 448}})"); }).find("image_size, 336x336") !=
+        std::string::npos);
   CHECK(error_of([&] { parse(R"({"max_patches": 0})"); }) == "p.json: max_patches is 0, expected 1 to 256");
   CHECK(error_of([&] { parse(R"({"do_rescale": false})"); }) == "p.json: do_rescale is false; only true is supported");
-  CHECK(error_of([&] { parse(R"({"image_processor_type": "CLIPImageProcessor"})"); }).find("CLIPImageProcessor") != std::string::npos);
+  CHECK(error_of([&] { parse(R"({"image_processor_type": "CLIPImageProcessor"})"); }).find("CLIPImageProcessor") !=
+        std::string::npos);
 
   const auto dir = shared_data("config/meta-llama--Llama-4-Scout-17B-16E-Instruct");
   const TilingConfig scout = load_tiling_config(dir, 336);
