@@ -117,3 +117,13 @@ TEST_CASE("l4: a tokenizer larger than the model's vocabulary is refused") {
   CHECK(error_of([&] { Frontend::load(dir.path()); }) ==
         cat(dir.path().string(), ": the tokenizer has 2304 tokens, the model's vocab_size is 2303"));
 }
+
+TEST_CASE("l4: device and dtype names") {
+  CHECK(parse_device("cpu") == Device::cpu);
+  CHECK(parse_device("auto") == Device::automatic);
+  CHECK(error_of([] { parse_device("gpu\x01"); }).find("device must be auto, cpu or cuda, not ") == 0);
+  CHECK(!parse_dtype_option("auto"));
+  CHECK(parse_dtype_option("float32") == DType::f32);
+  CHECK(parse_dtype_option("bfloat16") == DType::bf16);
+  CHECK(error_of([] { parse_dtype_option("int8"); }).find("dtype must be auto, float32 or bfloat16, not ") == 0);
+}

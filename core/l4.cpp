@@ -1,0 +1,136 @@
+#include "l4.h"
+
+#include <utility>
+
+#include "engine/engine_loop.h"
+#include "engine/executor.h"
+#include "formats/hf_checkpoint.h"
+#include "l4/load_plan.h"
+#include "l4/text_stream.h"
+#include "model/tensor_names.h"
+#include "ops/backend.h"
+
+namespace l4 {
+
+Device parse_device(std::string_view name) {
+  if (name == "auto") return Device::automatic;
+  if (name == "cpu") return Device::cpu;
+  if (name == "cuda") return Device::cuda;
+  fail(ErrorKind::usage, "device must be auto, cpu or cuda, not ", shown(name));
+}
+
+std::optional<DType> parse_dtype_option(std::string_view name) {
+  if (name == "auto") return std::nullopt;
+  if (name == "float32") return DType::f32;
+  if (name == "bfloat16") return DType::bf16;
+  fail(ErrorKind::usage, "dtype must be auto, float32 or bfloat16, not ", shown(name));
+}
+
+// ---- Generation -----------------------------------------------------------------------------------------------------
+
+struct Generation::Impl {
+  TextStream stream;
+};
+
+Generation::Generation() = default;
+Generation::Generation(Generation&&) noexcept = default;
+Generation& Generation::operator=(Generation&&) noexcept = default;
+Generation::~Generation() = default;
+
+std::optional<GenerationEvent> Generation::next() {
+  return impl_ ? impl_->stream.next(std::nullopt) : std::nullopt;
+}
+
+std::optional<GenerationEvent> Generation::next(std::chrono::milliseconds timeout) {
+  return impl_ ? impl_->stream.next(std::chrono::steady_clock::now() + timeout) : std::nullopt;
+}
+
+bool Generation::done() const {
+  return !impl_ || impl_->stream.done();
+}
+
+void Generation::cancel() {
+  if (impl_) impl_->stream.cancel();
+}
+
+// ---- Engine ---------------------------------------------------------------------------------------------------------
+
+struct Engine::Impl {
+  std::shared_ptr<const Frontend> frontend;
+  LoadPlan plan;
+  std::string device;
+  std::unique_ptr<EngineLoop> loop;
+};
+
+Engine::Engine() : impl_(std::make_unique<Impl>()) {}
+Engine::~Engine() = default;
+
+std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
+  if (options.device == Device::cuda) fail(ErrorKind::unsupported, "--device cuda: this build has no CUDA backend");
+  std::unique_ptr<Engine> engine(new Engine);
+  Impl& im = *engine->impl_;
+  im.frontend = Frontend::load(options.model_dir, options.chat_template, options.ids_only);
+  const ModelConfig& config = im.frontend->config();
+  const int64_t image_tiles = largest_image_tiles(options.model_dir, config);
+
+  const HfCheckpoint checkpoint(options.model_dir);
+  check_tensors(config, checkpoint);
+  const StoredDType stored = [&](const std::string& name) { return checkpoint.find(name)->dtype; };
+  im.plan = plan_load(options, config, image_tiles, stored, make_cpu_backend(1)->memory().free_bytes);
+  auto executor = std::make_unique<Executor>(config, checkpoint, im.plan.executor);
+  im.device = executor->device_name();
+  im.loop = std::make_unique<EngineLoop>(std::move(executor), im.plan.limits);
+  return engine;
+}
+
+const Frontend& Engine::frontend() const {
+  return *impl_->frontend;
+}
+
+const ModelConfig& Engine::config() const {
+  return impl_->frontend->config();
+}
+
+int64_t Engine::max_context() const {
+  return impl_->plan.limits.max_context;
+}
+
+std::string Engine::device() const {
+  return impl_->device;
+}
+
+std::string Engine::summary() const {
+  uint64_t weights = 0, kv = 0;
+  for (const MemoryPlan& rank : impl_->plan.ranks) {
+    weights += rank.weight_bytes;
+    kv += rank.kv_bytes;
+  }
+  const int n_ranks = impl_->plan.executor.topology.world();
+  return cat(impl_->device, n_ranks > 1 ? cat(" (", n_ranks, " ranks)") : "", ", ",
+             impl_->plan.executor.dtype == DType::f32 ? "float32" : "bfloat16", ", weights ", human_bytes(weights),
+             ", KV cache ", human_bytes(kv), ", context ", human_count(uint64_t(max_context())), " tokens");
+}
+
+Generation Engine::start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake) {
+  Request request;
+  request.ids = std::move(prompt.ids);
+  request.images = std::move(prompt.images);
+  request.sampling = options.sampling;
+  request.max_tokens = options.max_tokens;
+  request.min_tokens = options.min_tokens;
+  request.ignore_eos = options.ignore_eos;
+  request.stop_ids = options.stop_ids;
+  request.logit_bias = options.logit_bias;
+  request.prompt_logprobs = options.prompt_logprobs;
+  if (!options.stop.empty()) impl_->frontend->tokenizer();  // without one no text can be found
+  Generation generation;
+  generation.impl_.reset(new Generation::Impl{
+      TextStream(impl_->loop->submit(std::move(request), std::move(wake)), impl_->frontend, options)});
+  return generation;
+}
+
+void Engine::logits(Prompt prompt, const std::function<void(int64_t first, std::span<const float> rows)>& on_rows) {
+  impl_->loop->logits(std::move(prompt.ids), std::move(prompt.images), on_rows);
+}
+
+}  // namespace l4

@@ -1,0 +1,134 @@
+#include "l4/load_plan.h"
+
+#include <algorithm>
+
+#include "engine/sequence.h"
+#include "model/kv_cache.h"
+
+namespace l4 {
+
+namespace {
+
+constexpr int64_t kCpuBatchTokens = 512;
+constexpr int64_t kCpuStepTiles = 4;                  // encoded at once
+constexpr int64_t kLogitsBytes = int64_t(256) << 20;  // of one step on the host, decides max_out_rows
+
+DType activation_type(const LoadOptions& options, const ModelConfig& config) {
+  if (options.dtype) return *options.dtype;
+  return config.weights_dtype == "float32" ? DType::f32 : DType::bf16;
+}
+
+// Everything but the context.
+LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles) {
+  LoadPlan plan;
+  ExecutorOptions& e = plan.executor;
+  e.topology = options.topology;
+  e.dtype = activation_type(options, config);
+  e.cpu_threads = options.threads;
+  e.on_progress = options.on_progress;
+
+  EngineLimits& l = plan.limits;
+  l.vocab = config.text.vocab;
+  l.attention_chunk = config.text.attention_chunk;
+  l.eos_ids = config.generation.eos_ids.empty() ? config.eos_ids : config.generation.eos_ids;
+  if (config.vision) {
+    const VisionConfig& v = *config.vision;
+    l.image_token_id = config.image_token_id;
+    l.tokens_per_tile = v.tokens_per_tile();
+    l.tile_elements = v.n_channels * v.image_size * v.image_size;
+    const int64_t tiles = options.max_image_tiles > 0 ? options.max_image_tiles : max_image_tiles;
+    e.encoder_rows = l.encoder_rows = tiles * l.tokens_per_tile;
+    e.max_step_tiles = l.max_step_tiles = std::min(tiles, kCpuStepTiles);
+  }
+  return plan;
+}
+
+void set_context(LoadPlan& plan, const LoadOptions& options, const ModelConfig& config, int64_t context) {
+  ExecutorOptions& e = plan.executor;
+  EngineLimits& l = plan.limits;
+  l.max_context = context;
+  l.max_step_rows = std::min(context, options.batch_tokens > 0 ? options.batch_tokens : kCpuBatchTokens);
+  l.max_out_rows = std::clamp(kLogitsBytes / (l.vocab * int64_t(sizeof(float))), int64_t(1), l.max_step_rows);
+  l.kv_pages = kv_pages_needed(context, l.max_step_rows, kv_page_tokens(config.text), l.attention_chunk);
+  e.max_step_rows = l.max_step_rows;
+  e.max_out_rows = l.max_out_rows;
+  for (size_t kind = 0; kind < l.kv_pages.size(); ++kind) e.kv_pages[kind] = l.kv_pages[kind];
+}
+
+void count_memory(LoadPlan& plan, const ModelConfig& config, const StoredDType& stored) {
+  plan.ranks.clear();
+  for (int rank = 0; rank < plan.executor.topology.world(); ++rank)
+    plan.ranks.push_back(plan_memory(config, plan.executor, rank, stored));
+}
+
+void check_options(const LoadOptions& options, const ModelConfig& config) {
+  auto refuse_negative = [](const char* what, int64_t value) {
+    if (value < 0) fail(ErrorKind::usage, what, " must be 0 (chosen for you) or more, not ", value);
+  };
+  refuse_negative("context", options.max_context);
+  refuse_negative("batch tokens", options.batch_tokens);
+  refuse_negative("image tiles", options.max_image_tiles);
+  refuse_negative("threads", options.threads);
+  if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::bf16)
+    fail(ErrorKind::usage, "dtype must be float32 or bfloat16");
+  if (options.max_context > config.text.max_positions)
+    fail(ErrorKind::usage, "a context of ", options.max_context, " tokens is longer than the ",
+         config.text.max_positions, " of ", config.source);
+}
+
+}  // namespace
+
+uint64_t LoadPlan::needed_bytes() const {
+  uint64_t bytes = 0;
+  for (const MemoryPlan& rank : ranks) bytes += rank.total();
+  return bytes;
+}
+
+int64_t largest_image_tiles(const fs::path& model_dir, const ModelConfig& config) {
+  return config.vision ? load_tiling_config(model_dir, config.vision->image_size).max_tiles + 1 : 0;
+}
+
+int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
+                          const StoredDType& stored, uint64_t bytes, int64_t max_context) {
+  LoadPlan plan = base_plan(options, config, max_image_tiles);
+  auto fits = [&](int64_t context) {
+    set_context(plan, options, config, context);
+    count_memory(plan, config, stored);
+    return plan.needed_bytes() <= bytes;
+  };
+  if (fits(max_context)) return max_context;
+  int64_t fitting = 0, too_much = max_context;
+  while (too_much - fitting > 1) {
+    const int64_t middle = fitting + (too_much - fitting) / 2;
+    (fits(middle) ? fitting : too_much) = middle;
+  }
+  const int64_t page = kv_page_tokens(config.text);
+  return fitting > page ? fitting / page * page : fitting;
+}
+
+LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
+                   const StoredDType& stored, std::optional<uint64_t> free_bytes) {
+  check_options(options, config);
+  LoadPlan plan = base_plan(options, config, max_image_tiles);
+  const int64_t wanted = options.max_context > 0 ? options.max_context : config.text.max_positions;
+  set_context(plan, options, config, 1);
+  count_memory(plan, config, stored);
+  const uint64_t least = plan.needed_bytes();
+  if (free_bytes && least > *free_bytes)
+    fail(ErrorKind::memory, config.source, ": the weights need ", human_bytes(least), " of memory, ",
+         human_bytes(*free_bytes), " is free");
+
+  int64_t context = wanted;
+  if (free_bytes && options.max_context == 0)
+    context = context_that_fits(options, config, max_image_tiles, stored, least + (*free_bytes - least) / 2, wanted);
+  set_context(plan, options, config, context);
+  count_memory(plan, config, stored);
+  if (free_bytes && plan.needed_bytes() > *free_bytes)
+    fail(ErrorKind::memory, config.source, ": a context of ", context, " tokens needs ",
+         human_bytes(plan.needed_bytes()), " of memory, ", human_bytes(*free_bytes),
+         " is free: ", context_that_fits(options, config, max_image_tiles, stored, *free_bytes, context),
+         " tokens would fit");
+  return plan;
+}
+
+}  // namespace l4
