@@ -22,6 +22,14 @@ std::string line(std::string label, const std::vector<std::string>& columns) {
   return label + "\n";
 }
 
+// Memory as nvidia-smi gives it (llama4-spec 7), less what activations, libraries and graphs take.
+struct Gpu {
+  const char* name;
+  uint64_t memory_bytes;
+};
+constexpr Gpu kGpus[] = {{"H100", uint64_t(81559) << 20}, {"H200", uint64_t(143771) << 20}};
+constexpr uint64_t kUsablePercent = 90;
+
 bool same(const MemoryPlan& a, const MemoryPlan& b) {
   return a.weight_bytes == b.weight_bytes && a.kv_bytes == b.kv_bytes && a.encoder_bytes == b.encoder_bytes;
 }
@@ -111,13 +119,19 @@ std::string describe_plan(const LoadOptions& options) {
   text += cat("KV cache: for a context of ", human_count(uint64_t(plan.limits.max_context)), " tokens; a token takes ",
               human_bytes(global + chunked), ", of which ", human_bytes(global), " stay when its chunk has ended\n");
 
+  auto room = [&](const std::string& where, const MemoryBudget& budget) {
+    const int64_t fits = context_that_fits(options, config, max_image_tiles, stored, budget, config.text.max_positions);
+    text += cat(where, ": ",
+                fits == 0 ? "too little for the weights"
+                          : cat("room for a context of ", human_count(uint64_t(fits)), " tokens"),
+                "\n");
+  };
   const uint64_t free_bytes = make_cpu_backend(1)->memory().free_bytes;
-  const int64_t fits =
-      context_that_fits(options, config, max_image_tiles, stored, free_bytes, config.text.max_positions);
-  text += cat(
-      "this machine: ", human_bytes(free_bytes), " free, ",
-      fits == 0 ? "too little for the weights" : cat("room for a context of ", human_count(uint64_t(fits)), " tokens"),
-      "\n");
+  room(cat("this machine's memory, ", human_bytes(free_bytes), " free"), {free_bytes});
+  for (const Gpu& gpu : kGpus) {
+    const uint64_t bytes = gpu.memory_bytes / 100 * kUsablePercent;
+    room(cat("one ", gpu.name, " a rank, ", human_bytes(bytes), " of it used"), {bytes, true});
+  }
   return text;
 }
 

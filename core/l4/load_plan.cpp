@@ -84,17 +84,22 @@ uint64_t LoadPlan::needed_bytes() const {
   return bytes;
 }
 
+bool LoadPlan::fits(const MemoryBudget& budget) const {
+  if (!budget.per_rank) return needed_bytes() <= budget.bytes;
+  return std::all_of(ranks.begin(), ranks.end(), [&](const MemoryPlan& rank) { return rank.total() <= budget.bytes; });
+}
+
 int64_t largest_image_tiles(const fs::path& model_dir, const ModelConfig& config) {
   return config.vision ? load_tiling_config(model_dir, config.vision->image_size).max_tiles + 1 : 0;
 }
 
 int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
-                          const StoredDType& stored, uint64_t bytes, int64_t max_context) {
+                          const StoredDType& stored, const MemoryBudget& budget, int64_t max_context) {
   LoadPlan plan = base_plan(options, config, max_image_tiles);
   auto fits = [&](int64_t context) {
     set_context(plan, options, config, context);
     count_memory(plan, config, stored);
-    return plan.needed_bytes() <= bytes;
+    return plan.fits(budget);
   };
   if (fits(max_context)) return max_context;
   int64_t fitting = 0, too_much = max_context;
@@ -120,13 +125,13 @@ LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_
 
   int64_t context = wanted;
   if (free_bytes && options.max_context == 0)
-    context = context_that_fits(options, config, max_image_tiles, stored, least + (*free_bytes - least) / 2, wanted);
+    context = context_that_fits(options, config, max_image_tiles, stored, {least + (*free_bytes - least) / 2}, wanted);
   set_context(plan, options, config, context);
   count_memory(plan, config, stored);
   if (free_bytes && plan.needed_bytes() > *free_bytes)
     fail(ErrorKind::memory, config.source, ": a context of ", context, " tokens needs ",
          human_bytes(plan.needed_bytes()), " of memory, ", human_bytes(*free_bytes),
-         " is free: ", context_that_fits(options, config, max_image_tiles, stored, *free_bytes, context),
+         " is free: ", context_that_fits(options, config, max_image_tiles, stored, {*free_bytes}, context),
          " tokens would fit");
   return plan;
 }

@@ -11,26 +11,32 @@
 
 namespace l4 {
 
+// Memory that a plan has to keep within.
+struct MemoryBudget {
+  uint64_t bytes = 0;
+  bool per_rank = false;  // each rank has as much (GPUs), or all share it (the CPU)
+};
+
 struct LoadPlan {
   ExecutorOptions executor;
   EngineLimits limits;
   std::vector<MemoryPlan> ranks;
   uint64_t needed_bytes() const;  // of all ranks
+  bool fits(const MemoryBudget& budget) const;
 };
 
 // Tiles of the largest picture that the checkpoint's preprocessor makes, the global tile included; 0 for a text-only
 // model.
 int64_t largest_image_tiles(const fs::path& model_dir, const ModelConfig& config);
 
-// `free_bytes` of the device, shared by all ranks: bounds the context where the options leave it open (weights, then
-// half of the rest) and where they do not. Without it only the numbers are chosen. Error{usage} naming the option,
-// Error{memory} saying what is needed and how much context would fit.
+// `free_bytes` of the host's memory, which all ranks share: bounds the context where the options leave it open
+// (weights, then half of the rest) and where they do not. Without it only the numbers are chosen. Error{usage} naming
+// the option, Error{memory} saying what is needed and how much context would fit.
 LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
                    const StoredDType& stored, std::optional<uint64_t> free_bytes);
 
-// Largest context for which all ranks' bytes stay within `bytes`, at most `max_context`; 0 when not even the weights
-// fit.
+// Largest context that fits, at most `max_context`; 0 when not even the weights do.
 int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
-                          const StoredDType& stored, uint64_t bytes, int64_t max_context);
+                          const StoredDType& stored, const MemoryBudget& budget, int64_t max_context);
 
 }  // namespace l4
