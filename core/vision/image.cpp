@@ -12,7 +12,6 @@
 #include "vision/image_file.h"
 
 // ---- stb_image: PNG and JPEG only, memory bounded
-// ---------------------------------------------------------------------
 
 namespace {
 

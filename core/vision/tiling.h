@@ -57,7 +57,7 @@ ImageTiles preprocess(const Image& image, const TilingConfig& config);
 // v1 = bf16(bf16(level) * fp32(1 / 255)); v = bf16(bf16(v1 - 0.5) / 0.5), as the processor computes it in bf16.
 BFloat16 normalised_pixel(uint8_t level);
 
-// ---- The tokens of a picture --------------------------------------------------------------------------------------
+// ---- The tokens of a picture
 
 enum class ImageToken : uint8_t { image_start, image_end, image, patch, tile_x_separator, tile_y_separator };
 
