@@ -41,7 +41,9 @@ struct Case {
   HfCheckpoint checkpoint;
 };
 
-constexpr double kFp32 = 1e-4;  // |a - b| / |b|; transformers itself differs by 3e-7 between cached and uncached
+// |a - b| / |b| of a row. A tanh GELU in the vision tower, the smallest of
+// the rules that scripts/golden/mutants.py breaks, moves rows by 7e-5, and what we differ by is below 1e-5.
+constexpr double kFp32 = 2e-5;
 
 std::vector<float> in_parts(OneSequence& m, std::span<const int32_t> ids, size_t part) {
   std::vector<float> all;
