@@ -123,7 +123,7 @@ struct GenerationOptions {
   SamplingParams sampling = {};        // see Frontend::default_sampling()
   int64_t max_tokens = -1;             // -1: until the context is full
   int64_t min_tokens = 0;              // no stop id, eos or stop string counts before as many tokens
-  bool ignore_eos = false;             // the model's eos ids are never chosen
+  bool ignore_eos = false;             // see Request
   std::vector<int32_t> stop_ids = {};  // besides the model's eos ids
   std::vector<std::string> stop = {};  // texts that end the answer; not part of it
   bool show_special = false;           // special tokens' names in the text

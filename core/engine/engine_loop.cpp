@@ -333,8 +333,10 @@ TokenChoice EngineLoop::Impl::next_token(const Job& job) {
   row.logit_bias = request.logit_bias;
   std::vector<int32_t> forbidden;
   const bool too_early = job.usage.completion_tokens < request.min_tokens;
-  if (too_early || request.ignore_eos) forbidden = limits.eos_ids;
-  if (too_early) forbidden.insert(forbidden.end(), request.stop_ids.begin(), request.stop_ids.end());
+  if (too_early) {
+    forbidden = limits.eos_ids;
+    forbidden.insert(forbidden.end(), request.stop_ids.begin(), request.stop_ids.end());
+  }
   std::erase_if(forbidden, [&](int32_t id) { return id < 0 || id >= limits.vocab; });
   row.forbidden = forbidden;
 
@@ -381,7 +383,8 @@ void EngineLoop::Impl::commit() {
 
 bool EngineLoop::Impl::ends_answer(const Job& job, int32_t id) const {
   const auto& stop_ids = job.request.stop_ids;
-  return limits.is_eos(id) || std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end();
+  if (limits.is_eos(id) && !job.request.ignore_eos) return true;
+  return std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end();
 }
 
 }  // namespace l4

@@ -30,7 +30,7 @@ struct Request {
   SamplingParams sampling;
   int64_t max_tokens = -1;                            // -1: until the context is full; 0: only the prompt is computed
   int64_t min_tokens = 0;                             // neither eos nor stop ids are chosen before as many tokens
-  bool ignore_eos = false;                            // the model's eos ids are never chosen
+  bool ignore_eos = false;                            // the model's eos ids may be chosen and end nothing, as in vLLM
   std::vector<int32_t> stop_ids;                      // end the answer, as the model's eos ids do
   std::vector<std::pair<int32_t, float>> logit_bias;  // -inf forbids
   int32_t prompt_logprobs =
