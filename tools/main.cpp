@@ -41,7 +41,7 @@ void print_usage(std::FILE* to) {
 int run_tool(const Tool& tool, int argc, char** argv) {
   std::string name = std::string("l4-") + tool.name;
   argv[0] = name.data();
-  auto say = [&](const char* what) { std::fprintf(stderr, "%s: %s\n", name.c_str(), what); };
+  auto say = [&](const char* what) { std::fprintf(stderr, "%s: error: %s\n", name.c_str(), what); };
   try {
     return tool.main(argc, argv);
   } catch (const l4::Error& error) {

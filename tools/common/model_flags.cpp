@@ -1,0 +1,143 @@
+#include "tools/common/model_flags.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/paths.h"
+#include "vision/tiling.h"
+
+namespace l4::tools {
+
+void add_model_flags(Flags& flags, ModelFlags& model) {
+  LoadOptions& load = model.load;
+  flags.group("Model");
+  flags.path("-m,--model", "DIR", "folder of the checkpoint; without it, the built-in demo", &load.model_dir);
+  flags.positional("DIR", "the same", [&load](const std::string& path) {
+    if (load.model_dir.empty()) load.model_dir = path;
+    else if (load.model_dir != fs::path(path)) fail(ErrorKind::usage, "two models given, ", shown(load.model_dir.string()), " and ", shown(path));
+  });
+  flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
+              [&load](const std::string& name) { load.device = parse_device(name); });
+  flags.value("--dtype", "auto|bfloat16|float32", "of activations and KV cache; auto: as the checkpoint says",
+              [&load](const std::string& name) { load.dtype = parse_dtype_option(name); });
+  flags.value("-c,--ctx-size,--max-model-len", "N", "context in tokens, like 8192 or 1M; 0 or auto: what the model has, or fits",
+              [&load](const std::string& text) {
+                const std::optional<uint64_t> n = text == "auto" ? 0 : parse_size(text);
+                if (!n) wrong_value("a number of tokens like 8192, 32K or 1M, or auto", text);
+                load.max_context = int64_t(*n);
+              });
+  flags.size("-b,--batch-size,--max-num-batched-tokens", "largest step while a prompt is read, in tokens", &load.batch_tokens, 1);
+  flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &model.threads_, 0, 4096);
+  flags.number<int>("-tp,--tensor-parallel-size", "N", "split each layer over N devices", &model.tp_, 1, 1024);
+  flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &model.pp_, 1, 1024);
+  flags.number<int>("-ep,--expert-parallel-size", "N", "split the experts of each layer into N groups", &model.ep_, 1, 1024);
+  flags.toggle("--enable-expert-parallel", "-ep as large as -tp", &model.enable_ep_);
+  flags.value("--chat-template", "official|launch", "instead of the checkpoint's own template",
+              [&load](const std::string& name) { load.chat_template = parse_chat_template_name(name); });
+}
+
+void ModelFlags::complete() {
+  load.threads = threads_.value_or(0);
+  load.topology.tp = tp_.value_or(1);
+  load.topology.pp = pp_.value_or(1);
+  load.topology.ep = ep_.value_or(enable_ep_ ? load.topology.tp : 1);
+  if (load.model_dir.empty()) {
+    load.model_dir = demo_model_dir();
+    is_demo = true;
+    return;
+  }
+  std::error_code ec;
+  if (!fs::exists(load.model_dir, ec)) fail(ErrorKind::io, load.model_dir.string(), ": no such folder");
+  if (!fs::is_directory(load.model_dir, ec)) fail(ErrorKind::io, load.model_dir.string(), ": not a folder; -m takes the folder of a checkpoint");
+}
+
+void add_log_flags(Flags& flags) {
+  flags.group("Messages");
+  flags.value("--log-level", "error|warning|info|debug", "what is said on standard error (default warning)",
+              [](const std::string& name) {
+                const char* const names[] = {"error", "warning", "info", "debug"};
+                const auto found = std::find(std::begin(names), std::end(names), name);
+                if (found == std::end(names)) wrong_value("error, warning, info or debug", name);
+                set_log_level(LogLevel(found - std::begin(names)));
+              });
+  flags.count("-v,--verbose", "more of it; -vv: all", [](int n) { set_log_level(n > 1 ? LogLevel::debug : LogLevel::info); });
+}
+
+// ---- input ----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr uint64_t kMaxTextBytes = 256u << 20;
+
+std::string read_stream(int fd, const std::string& name) {
+  std::string text;
+  char part[1 << 16];
+  for (;;) {
+    const ssize_t n = read(fd, part, sizeof part);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(ErrorKind::io, name, ": ", std::strerror(errno));
+    if (n == 0) return text;
+    text.append(part, size_t(n));
+    if (text.size() > kMaxTextBytes) fail_input(name, ": larger than ", human_bytes(kMaxTextBytes));
+  }
+}
+
+}  // namespace
+
+std::string read_text(const fs::path& path) {
+  const bool is_stdin = path == "-";
+  const std::string name = is_stdin ? "standard input" : path.string();
+  std::string text = is_stdin ? read_stream(STDIN_FILENO, name) : read_file(path, kMaxTextBytes);
+  if (!is_valid_utf8(text)) fail_input(name, ": not UTF-8 text");
+  return text;
+}
+
+std::vector<int32_t> read_ids(const std::string& text) {
+  const bool is_file = !text.empty() && text[0] == '@';
+  const std::string source = is_file ? text.substr(1) : "--ids";
+  std::string words = is_file ? read_text(source) : text;
+  for (char& c : words)
+    if (c == ',' || c == '[' || c == ']' || c == '\n' || c == '\t' || c == '\r') c = ' ';
+  std::vector<int32_t> ids;
+  for (const std::string& word : split(words, ' ')) {
+    if (word.empty()) continue;
+    const std::optional<int64_t> id = parse_int(word);
+    if (!id || *id < 0 || *id > INT32_MAX)
+      fail(ErrorKind::usage, source, ": expected token ids like 1,2,3, found ", shown(word));
+    ids.push_back(int32_t(*id));
+  }
+  if (ids.empty()) fail(ErrorKind::usage, source, ": expected token ids like 1,2,3, found none");
+  return ids;
+}
+
+PreparedImage read_image(const Frontend& frontend, const fs::path& path) {
+  const std::string bytes = read_file(path, ImageLimits{}.max_bytes);
+  return frontend.prepare_image(std::as_bytes(std::span(bytes)), path.string());
+}
+
+std::vector<PreparedImage> read_images(const Frontend& frontend, const std::vector<std::string>& paths) {
+  std::vector<PreparedImage> images;
+  for (const std::string& path : paths) images.push_back(read_image(frontend, path));
+  return images;
+}
+
+Prompt prompt_of_ids(const Frontend& frontend, const fs::path& model_dir, std::vector<int32_t> ids,
+                     const std::vector<std::string>& image_paths) {
+  const ModelConfig& config = frontend.config();
+  const bool is_expanded = config.image_token_id >= 0 && std::find(ids.begin(), ids.end(), config.image_token_id) != ids.end();
+  if (!is_expanded || !config.vision) return frontend.prompt_from_ids(std::move(ids), read_images(frontend, image_paths));
+  const TilingConfig tiling = load_tiling_config(model_dir, config.vision->image_size);
+  Prompt prompt{std::move(ids), {}};
+  for (const std::string& path : image_paths) {
+    const std::string bytes = read_file(path, ImageLimits{}.max_bytes);
+    auto image = std::make_shared<const ImageTiles>(preprocess(decode_image(std::as_bytes(std::span(bytes)), path), tiling));
+    prompt.images.push_back({{image, &image->pixels}, image->n_tiles, image->digest});
+  }
+  return prompt;
+}
+
+}  // namespace l4::tools

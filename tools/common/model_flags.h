@@ -1,0 +1,43 @@
+// The flags that say which model is loaded and how, for every tool that loads one.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "l4.h"
+#include "tools/common/flags.h"
+
+namespace l4::tools {
+
+struct ModelFlags {
+  LoadOptions load;
+  bool is_demo = false;  // no model was named
+
+  // Fills in what only the whole command line decides: the demo model, the topology. Error{usage | io}.
+  void complete();
+
+ private:
+  friend void add_model_flags(Flags& flags, ModelFlags& model);
+  std::optional<int> tp_, pp_, ep_, threads_;
+  bool enable_ep_ = false;
+};
+
+void add_model_flags(Flags& flags, ModelFlags& model);  // -m, --model and all under "Model"
+
+// -v, --log-level: sets the level of base/log.h.
+void add_log_flags(Flags& flags);
+
+// "1,2,3", also with white space and in brackets, or "@FILE" holding that. Error{usage} naming what is no id.
+std::vector<int32_t> read_ids(const std::string& text);
+// Text from a file, "-" being standard input. Error{input} when it is not UTF-8.
+std::string read_text(const fs::path& path);
+// Picture files, ready for a prompt.
+std::vector<PreparedImage> read_images(const Frontend& frontend, const std::vector<std::string>& paths);
+PreparedImage read_image(const Frontend& frontend, const fs::path& path);
+// Ids as they are where they hold image tokens already, the k-th run of them being the k-th picture's; else each
+// <|image|> stands for a picture. The first needs no tokenizer.
+Prompt prompt_of_ids(const Frontend& frontend, const fs::path& model_dir, std::vector<int32_t> ids,
+                     const std::vector<std::string>& image_paths);
+
+}  // namespace l4::tools

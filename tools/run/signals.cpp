@@ -1,0 +1,84 @@
+#include "tools/run/signals.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace l4::run {
+
+namespace {
+
+std::atomic<int> g_interrupts{0}, g_end{0}, g_end_at_interrupt{0};
+std::atomic<bool> g_window_changed{false}, g_continued{false};
+int g_pipe[2] = {-1, -1};
+
+void on_signal(int signal) {
+  const int saved_errno = errno;
+  if ((signal == SIGINT && g_end_at_interrupt > 0) || ((signal == SIGTERM || signal == SIGHUP) && g_end_at_interrupt > 0)) {
+    const char line[] = "\r\x1b[K";
+    if (isatty(STDERR_FILENO)) (void)!write(STDERR_FILENO, line, sizeof line - 1);
+    _exit(128 + signal);
+  }
+  switch (signal) {
+    case SIGINT: ++g_interrupts; break;
+    case SIGWINCH: g_window_changed = true; break;
+    case SIGCONT: g_continued = true; break;
+    default: g_end = signal;
+  }
+  (void)!write(g_pipe[1], "", 1);
+  errno = saved_errno;
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+  if (pipe2(g_pipe, O_CLOEXEC | O_NONBLOCK) != 0) fail(ErrorKind::io, "pipe: ", std::strerror(errno));
+  struct sigaction action{};
+  action.sa_handler = on_signal;
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT}) sigaction(signal, &action, nullptr);
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
+}
+
+EndAtInterrupt::EndAtInterrupt() {
+  ++g_end_at_interrupt;
+}
+EndAtInterrupt::~EndAtInterrupt() {
+  --g_end_at_interrupt;
+}
+
+int take_interrupts() {
+  return g_interrupts.exchange(0);
+}
+int asked_to_end() {
+  return g_end;
+}
+bool take_window_changed() {
+  return g_window_changed.exchange(false);
+}
+bool take_continued() {
+  return g_continued.exchange(false);
+}
+int wake_fd() {
+  return g_pipe[0];
+}
+void drain_wake_fd() {
+  char bytes[64];
+  while (read(g_pipe[0], bytes, sizeof bytes) > 0) {
+  }
+}
+
+void end_now(int status) {
+  std::fflush(stdout);
+  std::fflush(stderr);
+  _exit(status);
+}
+
+}  // namespace l4::run
