@@ -264,11 +264,20 @@ void Flags::apply(Flag& flag) {
   }
 }
 
-bool Flags::was_given(const std::string& long_name) const {
+bool Flags::knows(const std::string& name) const {
+  return find(name) != nullptr;
+}
+
+bool Flags::was_given(const std::string& name) const {
+  const Flag* flag = find(name);
+  L4_CHECK(flag, "no flag ", name);
+  return flag->given;
+}
+
+const Flags::Flag* Flags::find(const std::string& name) const {
   for (const auto& flag : flags_)
-    if (std::find(flag->names.begin(), flag->names.end(), long_name) != flag->names.end()) return flag->given;
-  L4_CHECK(false, "no flag ", long_name);
-  return false;
+    if (std::find(flag->names.begin(), flag->names.end(), name) != flag->names.end()) return flag.get();
+  return nullptr;
 }
 
 void Flags::unknown(const std::string& word) const {

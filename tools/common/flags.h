@@ -49,12 +49,14 @@ class Flags {
   // Reads the words. An exit status when --help, --version or --completion was all that was asked; Error{usage} when the
   // command line is wrong.
   std::optional<int> parse(int argc, char** argv);
-  bool was_given(const std::string& long_name) const;  // on the command line or by its variable
+  bool knows(const std::string& name) const;
+  bool was_given(const std::string& name) const;  // on the command line or by its variable
 
  private:
   struct Flag;
   struct Parser;  // CLI11
   Flag& add(const std::string& names, const std::string& value, const std::string& help);
+  const Flag* find(const std::string& name) const;
   void apply(Flag& flag);
   std::string help_text() const;
   std::string completion_script(const std::string& shell) const;

@@ -52,6 +52,28 @@ std::wstring marked(const std::string& prompt) {
   return out;
 }
 
+// Paths by their last part.
+std::string in_columns(const std::vector<std::string>& words, size_t width) {
+  constexpr size_t kMaxShown = 100;
+  std::vector<std::string> names;
+  size_t longest = 0;
+  for (const std::string& word : words) {
+    if (names.size() == kMaxShown) break;
+    const size_t slash = word.size() > 1 ? word.rfind('/', word.size() - 2) : std::string::npos;
+    names.push_back(slash == std::string::npos || slash == 0 ? word : word.substr(slash + 1));
+    longest = std::max(longest, names.back().size());
+  }
+  const size_t per_row = std::max<size_t>(1, width / (longest + 2));
+  std::string out;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const bool ends_row = (i + 1) % per_row == 0 || i + 1 == names.size();
+    if (!ends_row) names[i].resize(longest + 2, ' ');
+    out += names[i];
+    if (ends_row) out += '\n';
+  }
+  return words.size() > kMaxShown ? cat(out, "... ", words.size(), " in all\n") : out;
+}
+
 // libedit turns letters into bytes by the C locale's rules.
 void use_utf8_locale() {
   if (std::setlocale(LC_CTYPE, "") && MB_CUR_MAX > 1) return;
@@ -79,6 +101,7 @@ struct LineEditor::Impl {
   HistoryW* history = nullptr;
   std::wstring prompt;
   Line::Kind outcome = Line::Kind::text;  // of the line being read
+  bool was_typing = false;
   std::string plain;                      // read and not yet handed out
 };
 
@@ -169,7 +192,11 @@ int LineEditor::Impl::read_character(wchar_t* out) {
   std::string bytes;
   for (;;) {
     outcome = wait();
-    if (outcome != Line::Kind::text) return -1;
+    if (outcome != Line::Kind::text) {
+      const LineInfoW* line = el_wline(el);
+      was_typing = line->lastchar != line->buffer;
+      return -1;
+    }
     char byte = 0;
     const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
@@ -230,12 +257,7 @@ bool LineEditor::Impl::complete() {
     el_winsertstr(el, widened(more).c_str());
     return false;
   }
-  constexpr size_t kMaxShown = 60;
-  std::fputc('\n', options.screen);
-  for (size_t i = 0; i < std::min(completion.words.size(), kMaxShown); ++i)
-    std::fprintf(options.screen, "%s  ", completion.words[i].c_str());
-  if (completion.words.size() > kMaxShown) std::fprintf(options.screen, "... %zu in all", completion.words.size());
-  std::fputc('\n', options.screen);
+  std::fprintf(options.screen, "\n%s", in_columns(completion.words, size_t(tools::terminal_width(options.screen))).c_str());
   return true;
 }
 
@@ -287,8 +309,7 @@ LineEditor::Line LineEditor::read(const std::string& prompt) {
   show("\x1b[?2004l");
   if (!text || n <= 0) {
     if (impl_->outcome == Line::Kind::text) return {Line::Kind::end_of_input, "", false};
-    const LineInfoW* line = el_wline(impl_->el);
-    return {impl_->outcome, "", line->lastchar != line->buffer};
+    return {impl_->outcome, "", impl_->was_typing};
   }
   std::wstring_view wide(text, size_t(n));
   if (wide.ends_with(L'\n')) wide.remove_suffix(1);

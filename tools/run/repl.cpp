@@ -224,6 +224,7 @@ bool Repl::answer() {
   Answer answer;
   tools::ProgressLine progress;
   try {
+    const NoEcho no_echo;
     AnswerView view;
     view.prompt = [&](const PromptProgress& p) { progress.tokens("reading", p.n_done, p.n_total); };
     view.text = [&](std::string_view text) {
@@ -333,8 +334,9 @@ void Repl::set(const std::string& argument) {
     tools::Flags flags("/set", "", tools::Flags::Variables::ignored);
     tools::add_sampling_flags(flags, changed);
     std::string word = value.empty() ? name : cat(name, "=", value);
+    if (!flags.knows(name)) fail(ErrorKind::usage, "no setting ", shown(name.substr(2)), "; /set shows what there is");
     char* words[] = {program.data(), word.data()};
-    if (flags.parse(2, words)) return;
+    flags.parse(2, words);
     options_.sampling = changed;
   }
   const GenerationOptions now = options_.sampling.options(frontend_);

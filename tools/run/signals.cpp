@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -19,9 +20,17 @@ std::atomic<int> g_interrupts{0}, g_end{0}, g_end_at_interrupt{0};
 std::atomic<bool> g_window_changed{false}, g_continued{false};
 int g_pipe[2] = {-1, -1};
 
+termios g_terminal;                     // as it was before NoEcho
+std::atomic<bool> g_echo_is_off{false};
+
+void show_typing() {
+  if (g_echo_is_off.exchange(false)) tcsetattr(STDIN_FILENO, TCSANOW, &g_terminal);
+}
+
 void on_signal(int signal) {
   const int saved_errno = errno;
-  if ((signal == SIGINT && g_end_at_interrupt > 0) || ((signal == SIGTERM || signal == SIGHUP) && g_end_at_interrupt > 0)) {
+  const bool ends = signal == SIGINT || signal == SIGTERM || signal == SIGHUP;
+  if (ends && g_end_at_interrupt > 0) {
     const char line[] = "\r\x1b[K";
     if (isatty(STDERR_FILENO)) (void)!write(STDERR_FILENO, line, sizeof line - 1);
     _exit(128 + signal);
@@ -75,7 +84,18 @@ void drain_wake_fd() {
   }
 }
 
+NoEcho::NoEcho() {
+  if (g_echo_is_off || tcgetattr(STDIN_FILENO, &g_terminal) != 0) return;
+  termios quiet = g_terminal;
+  quiet.c_lflag &= ~tcflag_t(ECHO | ECHOCTL);
+  g_echo_is_off = tcsetattr(STDIN_FILENO, TCSANOW, &quiet) == 0;
+}
+NoEcho::~NoEcho() {
+  show_typing();
+}
+
 void end_now(int status) {
+  show_typing();
   std::fflush(stdout);
   std::fflush(stderr);
   _exit(status);

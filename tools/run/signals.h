@@ -22,6 +22,15 @@ bool take_continued();       // back from Ctrl+Z, since the last call
 int wake_fd();               // readable once a signal came; drain_wake_fd() before looking at the above
 void drain_wake_fd();
 
+// While it lives, what is typed on the terminal is not shown; it waits for the next line that is read.
+class NoEcho {
+ public:
+  NoEcho();
+  ~NoEcho();
+  NoEcho(const NoEcho&) = delete;
+  NoEcho& operator=(const NoEcho&) = delete;
+};
+
 // Ends the process here, without waiting for a step of the model that still runs.
 [[noreturn]] void end_now(int status);
 

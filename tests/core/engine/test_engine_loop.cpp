@@ -311,10 +311,10 @@ TEST_CASE("engine_loop: an eos id that is chosen ends the answer") {
 
     Request request = request_of(ids, 30);
     request.ignore_eos = true;
-    answer = collect(loop.engine->submit(request));
-    CHECK(answer.ids.size() == 30);
-    CHECK(std::equal(expected.begin(), expected.end(), answer.ids.begin()));
-    CHECK(answer.finished.reason == FinishReason::length);
+    const Answer longer = collect(loop.engine->submit(request));
+    CHECK(longer.ids.size() == 30);
+    CHECK(std::equal(expected.begin(), expected.end(), longer.ids.begin()));
+    CHECK(longer.finished.reason == FinishReason::length);
     request.stop_ids = {kEos};  // asked for by name
     CHECK(collect(loop.engine->submit(request)).ids == expected);
     CHECK(answer.finished.reason == FinishReason::stop);
