@@ -1,6 +1,7 @@
 #include "core/text/official.h"
 
 #include <cstdlib>
+#include <ctime>
 
 #include "base/file.h"
 #include "base/strings.h"
@@ -41,5 +42,7 @@ std::vector<int32_t> ids_of(const Json& array) {
   for (const Json& id : array.as_array()) ids.push_back(int32_t(id.as_integer()));
   return ids;
 }
+
+double cpu_seconds() { return double(std::clock()) / CLOCKS_PER_SEC; }
 
 }  // namespace l4::test

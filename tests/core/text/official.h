@@ -21,4 +21,14 @@ std::filesystem::path official_hf_file();
 std::vector<Json> read_jsonl(const std::filesystem::path& path);
 std::vector<int32_t> ids_of(const Json& array);
 
+// Processor time of this process: what a test may bound on a machine that others use too.
+double cpu_seconds();
+// How many times slower than usual this build is: sanitizers.
+inline constexpr double kSlowdown =
+#ifdef __SANITIZE_ADDRESS__
+    20;
+#else
+    1;
+#endif
+
 }  // namespace l4::test

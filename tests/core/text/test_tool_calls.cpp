@@ -1,10 +1,9 @@
 #include "text/tool_calls.h"
 
-#include <chrono>
 #include <random>
 
 #include "base/strings.h"
-#include "support/test.h"
+#include "core/text/official.h"
 
 using namespace l4;
 
@@ -95,7 +94,7 @@ TEST_CASE("tool_calls: depth, size and time are bounded") {
     std::string too_deep = "[f(a=" + std::string(depth, '[') + std::string(depth, ']') + ")]";
     CHECK(parse_tool_calls(too_deep).calls.empty());
   }
-  auto begin = std::chrono::steady_clock::now();
+  double begin = test::cpu_seconds();
   for (const char* unit : {"[", "{", "[f(a=", "{\"a\":", "[f(a=[{'k':'", "[f(a='", "{\"", "[f(),", "[f(a=1,b=2),", "{\"a\":{\"", "\\",
                            "<|python_start|>", "<|python_start|>f(a=1);", "[{\"name\":\"f\",\"parameters\":{}},", "[f(a=[1,1,1,1,",
                            "{\"x\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",\"y\":"}) {
@@ -106,7 +105,7 @@ TEST_CASE("tool_calls: depth, size and time are bounded") {
   std::string wide = "[f(";
   for (int i = 0; i < 100000; ++i) wide += cat("k", i, "=1,");
   parse_tool_calls(wide + ")]");
-  CHECK(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() < 20);
+  CHECK(test::cpu_seconds() - begin < 4 * test::kSlowdown);
 }
 
 TEST_CASE("tool_calls: damaged replies neither crash nor lose text") {
