@@ -80,24 +80,22 @@ Pretokenizer::Pretokenizer() : compiled_(std::make_unique<Compiled>()) {
 Pretokenizer::~Pretokenizer() = default;
 
 void Pretokenizer::split(std::string_view utf8, const std::function<void(std::string_view)>& piece) const {
+  if (utf8.empty()) return;
   // A stretch of one kind of character is one piece and may be as long as the text; giving characters back costs the
-  // matcher one step each.
+  // matcher one step each. The JIT code needs little stack for this expression and runs on the 32 KiB it has of itself;
+  // where that is ever too little the interpreter, which works on the heap, gives the same answer.
   constexpr uint32_t kMatchLimit = 0xFFFFFFFF;
-  constexpr size_t kJitStackBytes = size_t(1) << 20;
   struct Match {
     pcre2_match_data* data;
     pcre2_match_context* context = pcre2_match_context_create(nullptr);
-    pcre2_jit_stack* stack = pcre2_jit_stack_create(32 << 10, kJitStackBytes, nullptr);
     explicit Match(const pcre2_code* code) : data(pcre2_match_data_create_from_pattern(code, nullptr)) {}
     ~Match() {
-      pcre2_jit_stack_free(stack);
       pcre2_match_context_free(context);
       pcre2_match_data_free(data);
     }
   } match(compiled_->code);
   if (!match.data || !match.context) throw std::bad_alloc();
   pcre2_set_match_limit(match.context, kMatchLimit);
-  if (match.stack) pcre2_jit_stack_assign(match.context, nullptr, match.stack);
 
   const PCRE2_SPTR subject = reinterpret_cast<PCRE2_SPTR>(utf8.data());
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match.data);
