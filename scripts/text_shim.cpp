@@ -15,9 +15,15 @@ thread_local std::vector<int64_t> g_numbers;
 
 extern "C" {
 
-const char* l4_text() { return g_text.c_str(); }
-int64_t l4_text_bytes() { return int64_t(g_text.size()); }
-const int64_t* l4_numbers() { return g_numbers.data(); }
+const char* l4_text() {
+  return g_text.c_str();
+}
+int64_t l4_text_bytes() {
+  return int64_t(g_text.size());
+}
+const int64_t* l4_numbers() {
+  return g_numbers.data();
+}
 
 // Null with l4_text() when the tokenizer is refused.
 void* l4_load(const char* path) {
@@ -32,7 +38,8 @@ void* l4_load(const char* path) {
 // The number of ids, which are in l4_numbers(), or -1 with l4_text().
 int64_t l4_encode(const void* tokenizer, const char* text, int64_t n_bytes, int parse_special) {
   try {
-    const auto ids = static_cast<const l4::Tokenizer*>(tokenizer)->encode(std::string_view(text, size_t(n_bytes)), parse_special != 0);
+    const auto ids = static_cast<const l4::Tokenizer*>(tokenizer)->encode(std::string_view(text, size_t(n_bytes)),
+                                                                          parse_special != 0);
     g_numbers.assign(ids.begin(), ids.end());
     return int64_t(ids.size());
   } catch (const l4::Error& e) {
@@ -46,7 +53,8 @@ int64_t l4_split(const char* text, int64_t n_bytes) {
   static const l4::Pretokenizer pretokenizer;
   const std::string_view whole(text, size_t(n_bytes));
   g_numbers.clear();
-  pretokenizer.split(whole, [&](std::string_view piece) { g_numbers.push_back(piece.data() + piece.size() - whole.data()); });
+  pretokenizer.split(whole,
+                     [&](std::string_view piece) { g_numbers.push_back(piece.data() + piece.size() - whole.data()); });
   return int64_t(g_numbers.size());
 }
 

@@ -14,7 +14,9 @@ size_t spread(uint64_t key) {
   key *= 0x9E3779B97F4A7C15ull;  // 2^64 / golden ratio: high bits depend on all of the key
   return size_t(key >> 20);
 }
-uint64_t pair_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
+uint64_t pair_of(int32_t left, int32_t right) {
+  return uint64_t(uint32_t(left)) << 32 | uint32_t(right);
+}
 }  // namespace
 
 bool BpeModel::add_token(int32_t id, std::string bytes) {
@@ -104,7 +106,8 @@ void BpeModel::encode(std::string_view piece, std::vector<int32_t>& ids, Scratch
       return;
     }
   }
-  if (piece.size() > kMaxPieceBytes) fail(ErrorKind::usage, "text: one word of ", piece.size(), " bytes is too long to tokenise");
+  if (piece.size() > kMaxPieceBytes)
+    fail(ErrorKind::usage, "text: one word of ", piece.size(), " bytes is too long to tokenise");
 
   const int32_t n = int32_t(piece.size());
   s.id.resize(piece.size());

@@ -17,6 +17,8 @@ class BpeModel {
   // Longest chain of bytes a piece may have (positions are 31-bit numbers).
   static constexpr size_t kMaxPieceBytes = (size_t(1) << 31) - 2;
 
+  BpeModel() { byte_id_.fill(-1); }
+
   // Ids may come in any order. False when the id or the bytes are already there, or the bytes are empty.
   bool add_token(int32_t id, std::string bytes);
   // left + right -> their concatenation, lower ranks first. False when one of the three is no token; a pair given again
@@ -29,8 +31,8 @@ class BpeModel {
   // Byte that is no token by itself, or -1 when all 256 are there, as encoding needs.
   int missing_byte() const;
 
-  int32_t find(std::string_view bytes) const;      // -1 when it is no token
-  std::string_view bytes(int32_t id) const;        // empty when there is no such id
+  int32_t find(std::string_view bytes) const;                // -1 when it is no token
+  std::string_view bytes(int32_t id) const;                  // empty when there is no such id
   int32_t n_ids() const { return int32_t(tokens_.size()); }  // largest id + 1
 
   // Buffers that encode() uses again from piece to piece.
@@ -59,10 +61,10 @@ class BpeModel {
   void put_merge(const Merge& merge);
   void grow_merges(size_t n_slots);
 
-  std::vector<std::string> tokens_;                      // by id; empty where there is none
+  std::vector<std::string> tokens_;  // by id; empty where there is none
   std::unordered_map<std::string, int32_t, BytesHash, std::equal_to<>> id_of_;
-  std::array<int32_t, 256> byte_id_ = [] { std::array<int32_t, 256> a; a.fill(-1); return a; }();
-  std::vector<Merge> merges_;                            // open addressing, a power of two of slots
+  std::array<int32_t, 256> byte_id_;  // -1 where the byte is no token
+  std::vector<Merge> merges_;         // open addressing, a power of two of slots
   size_t n_merges_ = 0;
   bool whole_pieces_ = true;
 };

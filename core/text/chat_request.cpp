@@ -51,7 +51,8 @@ ContentPart read_part(const Json& part, const std::string& field) {
   }
   if (type == "image_url") {
     const Json* address = part.find("image_url");
-    if (address && address->is_object()) return {ContentPart::Kind::image, {}, need_string(*address, "url", field + ".image_url")};
+    if (address && address->is_object())
+      return {ContentPart::Kind::image, {}, need_string(*address, "url", field + ".image_url")};
     return {ContentPart::Kind::image, {}, need_string(part, "image_url", field)};
   }
   refuse(field + ".type", "expected text, image or image_url, found ", shown(type));
@@ -80,7 +81,8 @@ Json read_arguments(const Json& function, const std::string& field) {
   const Json* arguments = function.find("arguments");
   if (!arguments || arguments->is_null()) return Json(Json::Object{});
   if (arguments->is_object()) return *arguments;
-  if (!arguments->is_string()) refuse(field, "expected an object or a string that holds one, found ", arguments->kind_name());
+  if (!arguments->is_string())
+    refuse(field, "expected an object or a string that holds one, found ", arguments->kind_name());
   if (trim(arguments->as_string()).empty()) return Json(Json::Object{});
   Json parsed;
   try {
@@ -118,7 +120,8 @@ ChatMessage read_message(const Json& message, const std::string& field) {
   std::string role = need_string(message, "role", field);
   bool known = false;
   for (const char* name : kRoles) known = known || role == name;
-  if (!known) refuse(field + ".role", "expected system, developer, user, assistant, tool or ipython, found ", shown(role));
+  if (!known)
+    refuse(field + ".role", "expected system, developer, user, assistant, tool or ipython, found ", shown(role));
   if (role == "developer") role = "system";
   ChatMessage::Content content = read_content(message, role, field + ".content");
   std::vector<ToolCall> calls = read_tool_calls(message, role, field + ".tool_calls");

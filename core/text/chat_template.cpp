@@ -12,7 +12,9 @@ namespace {
 
 constexpr int kToolIndent = 4;  // tojson(indent=4)
 
-bool is_tool_result(const ChatMessage& message) { return message.role == "tool" || message.role == "ipython"; }
+bool is_tool_result(const ChatMessage& message) {
+  return message.role == "tool" || message.role == "ipython";
+}
 
 Json to_json(const ContentPart& part) {
   if (part.kind == ContentPart::Kind::image) return Json(Json::Object{{"type", "image"}});
@@ -28,10 +30,15 @@ Json to_json(const ChatMessage::Content& content) {
 }
 
 bool has_image(const ChatMessage& message) {
-  const auto* parts = std::get_if<std::vector<ContentPart>>(&message.content);
-  if (!parts) return false;
-  for (const ContentPart& part : *parts)
-    if (part.kind == ContentPart::Kind::image) return true;
+  if (const auto* parts = std::get_if<std::vector<ContentPart>>(&message.content)) {
+    for (const ContentPart& part : *parts)
+      if (part.kind == ContentPart::Kind::image) return true;
+  } else if (const Json* result = std::get_if<Json>(&message.content); result && result->is_array()) {
+    for (const Json& part : result->as_array()) {
+      const Json* type = part.find("type");
+      if (type && (*type == Json("image") || *type == Json("image_url"))) return true;
+    }
+  }
   return false;
 }
 
@@ -47,10 +54,12 @@ class Renderer {
     if (request.messages.empty()) fail(ErrorKind::usage, "messages: expected at least one message");
     for (size_t i = 0; i < request.messages.size(); ++i) {
       const ChatMessage& m = request.messages[i];
-      if (!m.tool_calls.empty() && m.role != "assistant") refuse(i, "tool_calls", "only an assistant's message has tool calls");
+      if (!m.tool_calls.empty() && m.role != "assistant")
+        refuse(i, "tool_calls", "only an assistant's message has tool calls");
       if (std::holds_alternative<Json>(m.content) && !is_tool_result(m))
         refuse(i, "content", "expected a string or a list of parts");
-      if (has_image(m) && is_tool_result(m)) refuse(i, "content", "the chat template cannot show an image in a tool's result");
+      if (has_image(m) && is_tool_result(m))
+        refuse(i, "content", "the chat template cannot show an image in a tool's result");
     }
   }
 
@@ -108,8 +117,9 @@ class OfficialRenderer : Renderer {
     if (request_.custom_tools && !request_.custom_tools->empty()) tools = &*request_.custom_tools;
     std::optional<std::string> given = system_text();
     if (tools && given && given->empty())
-      fail(ErrorKind::usage, "tools: the official chat template drops tools beside an empty system message; give the "
-                             "system message a text or leave it out");
+      fail(ErrorKind::usage,
+           "tools: the official chat template drops tools beside an empty system message; give the "
+           "system message a text or leave it out");
     if (tools || (given && !given->empty())) {
       header("system");
       text(given ? *given : template_text::kDefaultToolSystem);
@@ -154,7 +164,8 @@ class OfficialRenderer : Renderer {
     const Json result = to_json(request_.messages[i].content);
     if (result.is_string()) return text(json_quote(result.as_string()));
     if (!result.is_array())
-      refuse(i, "content", "the official chat template takes a tool's result as text, not as JSON ", result.kind_name());
+      refuse(i, "content", "the official chat template takes a tool's result as text, not as JSON ",
+             result.kind_name());
     for (const Json& part : result.as_array()) {
       const Json* part_text = part.find("text");
       const Json* type = part.find("type");
@@ -185,8 +196,9 @@ class LaunchRenderer : Renderer {
       text(*given);
       special(special::kEot);
     } else if (tools_ && !request_.tools_in_user_message) {
-      fail(ErrorKind::usage, "tools_in_user_message: false needs a system message: the launch chat template drops the tools "
-                             "without one");
+      fail(ErrorKind::usage,
+           "tools_in_user_message: false needs a system message: the launch chat template drops the tools "
+           "without one");
     }
     if (tools_ && request_.tools_in_user_message) first_user_message(next++);
     for (; next < request_.messages.size(); ++next) message(next);
@@ -206,8 +218,9 @@ class LaunchRenderer : Renderer {
       refuse(i, "role", "the launch chat template puts the tools into the first message, which must be the user's");
     const ChatMessage& m = request_.messages[i];
     if (has_image(m))
-      refuse(i, "content", "the launch chat template cannot show an image in the message that carries the tools; set "
-                           "tools_in_user_message to false and give a system message");
+      refuse(i, "content",
+             "the launch chat template cannot show an image in the message that carries the tools; set "
+             "tools_in_user_message to false and give a system message");
     header("user");
     text(template_text::kLaunchToolsInUser);
     tool_list();

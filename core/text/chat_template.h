@@ -1,7 +1,7 @@
 // A conversation -> the prompt the model was trained on. Llama 4 has two chat templates: the official one of today
-// (pythonic tool calls, a default system prompt with tools) and the one published at launch (JSON tool calls), which many
-// conversions still carry. Both are rendered by hand-written code that gives the exact text of the Jinja originals; a
-// checkpoint whose template is neither is refused rather than guessed.
+// (pythonic tool calls, a default system prompt with tools) and the one published at launch (JSON tool calls), which
+// many conversions still carry. Both are rendered by hand-written code that gives the exact text of the Jinja
+// originals; a checkpoint whose template is neither is refused rather than guessed.
 #pragma once
 
 #include <optional>
@@ -57,11 +57,12 @@ std::vector<TextSegment> render_chat(ChatTemplate which, const ChatRequest& requ
 // The image parts of all messages, in the order in which render_chat places their placeholders.
 std::vector<const ContentPart*> image_parts(const ChatRequest& request);
 
-// Reads the body of a chat request in OpenAI's or Hugging Face's shape: an object with "messages" and optionally "tools",
-// "custom_tools", "add_generation_prompt", "tools_in_user_message"; other members are left to the caller. Content is a
-// string, null (empty), or a list of parts: strings, {"type": "text", "text"}, {"type": "image"} (also with "image" or
-// "url"), {"type": "image_url", "image_url": URL or {"url": URL}}. A tool call's arguments are an object or a string that
-// holds one. The role "developer" is read as system. Error{usage} "messages[2].content[0].type: ...".
+// Reads the body of a chat request in OpenAI's or Hugging Face's shape: an object with "messages" and optionally
+// "tools", "custom_tools", "add_generation_prompt", "tools_in_user_message"; other members are left to the caller.
+// Content is a string, null (empty), or a list of parts: strings, {"type": "text", "text"}, {"type": "image"} (also
+// with "image" or "url"), {"type": "image_url", "image_url": URL or {"url": URL}}. A tool call's arguments are an
+// object or a string that holds one. The role "developer" is read as system. Error{usage} "messages[2].content[0].type:
+// ...".
 ChatRequest chat_request_from_json(const Json& body);
 
 // Which template this text is (the Jinja source from a checkpoint), white space at the end not counting.

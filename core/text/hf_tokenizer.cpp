@@ -62,7 +62,8 @@ class Reader {
     const Json& byte_level = steps->as_array()[1];
     const std::string first = "pre_tokenizer.pretokenizers[0]", second = "pre_tokenizer.pretokenizers[1]";
     expect(split, "type", "Split", first + ".type");
-    expect(member(split, "pattern", first + ".pattern"), "Regex", std::string(kLlama4SplitPattern), first + ".pattern.Regex");
+    expect(member(split, "pattern", first + ".pattern"), "Regex", std::string(kLlama4SplitPattern),
+           first + ".pattern.Regex");
     expect(split, "behavior", "Isolated", first + ".behavior");
     expect(split, "invert", false, first + ".invert");
     expect(byte_level, "type", "ByteLevel", second + ".type");
@@ -101,7 +102,7 @@ class Reader {
   }
 
   void read_vocabulary() {
-    const Json& vocab = member(root_.find("model") ? *root_.find("model") : root_, "vocab", "model.vocab");
+    const Json& vocab = member(*root_.find("model"), "vocab", "model.vocab");
     if (!vocab.is_object()) fail_input(source_, ": model.vocab: expected an object, found ", vocab.kind_name());
     std::unordered_map<int32_t, std::string_view> added;
     for (const auto& token : specials_) added.emplace(token.id, token.name);
@@ -113,7 +114,8 @@ class Reader {
       if (!bytes) fail_input(source_, ": model.vocab: token ", shown(text), " is not written in the byte alphabet");
       if (!model_.bytes(n).empty())
         fail_input(source_, ": model.vocab: id ", n, " has two tokens, one of them ", shown(text));
-      if (!model_.add_token(n, std::move(*bytes))) fail_input(source_, ": model.vocab: token ", shown(text), " is empty");
+      if (!model_.add_token(n, std::move(*bytes)))
+        fail_input(source_, ": model.vocab: token ", shown(text), " is empty");
     }
   }
 
@@ -167,7 +169,8 @@ class Reader {
   void expect_null(const Json& object, std::string_view name, const std::string& field) {
     expect_unless_absent(object, name, Json(), field);
   }
-  [[noreturn]] void fail_unsupported(const std::string& field, const std::string& wanted, const std::string& found = {}) {
+  [[noreturn]] void fail_unsupported(const std::string& field, const std::string& wanted,
+                                     const std::string& found = {}) {
     fail(ErrorKind::unsupported, source_, ": ", field, ": not Llama 4's tokenizer: expected ", wanted,
          found.empty() ? std::string() : ", found " + shown(found));
   }

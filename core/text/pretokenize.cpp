@@ -16,25 +16,25 @@ const std::string_view kLlama4SplitPattern =
 
 namespace {
 
-// The tokenizers of record (Hugging Face's, and OpenAI's tiktoken, which Meta's code calls) know Unicode 16. PCRE2 10.42,
-// which current distributions carry, knows Unicode 14: these are the letters, marks and numbers added in between. They
-// change nothing under a PCRE2 that knows them. scripts/compare_tokenizers.py checks every code point.
+// The tokenizers of record (Hugging Face's, and OpenAI's tiktoken, which Meta's code calls) know Unicode 16.
+// PCRE2 10.42, which current distributions carry, knows Unicode 14: these are the letters, marks and numbers added in
+// between. They change nothing under a PCRE2 that knows them. scripts/compare_tokenizers.py checks every code point.
 #define L4_NEW_UPPER R"(\x{1c89}\x{a7cb}-\x{a7cc}\x{a7da}\x{a7dc}\x{10d50}-\x{10d65})"
 #define L4_NEW_LOWER R"(\x{1c8a}\x{a7cd}\x{a7db}\x{10d70}-\x{10d85}\x{1df25}-\x{1df2a})"
-#define L4_NEW_UNCASED                                                                                  \
-  R"(\x{105c0}-\x{105f3}\x{10d4a}-\x{10d4f}\x{10d6f}\x{10ec2}-\x{10ec4}\x{1123f}-\x{11240})"            \
-  R"(\x{11380}-\x{11389}\x{1138b}\x{1138e}\x{11390}-\x{113b5}\x{113b7}\x{113d1}\x{113d3})"              \
-  R"(\x{11bc0}-\x{11be0}\x{11f02}\x{11f04}-\x{11f10}\x{11f12}-\x{11f33}\x{1342f}\x{13441}-\x{13446})"   \
-  R"(\x{13460}-\x{143fa}\x{16100}-\x{1611d}\x{16d40}-\x{16d6c}\x{18cff}\x{1b132}\x{1b155})"             \
-  R"(\x{1e030}-\x{1e06d}\x{1e4d0}-\x{1e4eb}\x{1e5d0}-\x{1e5ed}\x{1e5f0}\x{2b739}\x{2ebf0}-\x{2ee5d})"   \
+#define L4_NEW_UNCASED                                                                                \
+  R"(\x{105c0}-\x{105f3}\x{10d4a}-\x{10d4f}\x{10d6f}\x{10ec2}-\x{10ec4}\x{1123f}-\x{11240})"          \
+  R"(\x{11380}-\x{11389}\x{1138b}\x{1138e}\x{11390}-\x{113b5}\x{113b7}\x{113d1}\x{113d3})"            \
+  R"(\x{11bc0}-\x{11be0}\x{11f02}\x{11f04}-\x{11f10}\x{11f12}-\x{11f33}\x{1342f}\x{13441}-\x{13446})" \
+  R"(\x{13460}-\x{143fa}\x{16100}-\x{1611d}\x{16d40}-\x{16d6c}\x{18cff}\x{1b132}\x{1b155})"           \
+  R"(\x{1e030}-\x{1e06d}\x{1e4d0}-\x{1e4eb}\x{1e5d0}-\x{1e5ed}\x{1e5f0}\x{2b739}\x{2ebf0}-\x{2ee5d})" \
   R"(\x{31350}-\x{323af})"
 #define L4_NEW_MARK                                                                                     \
   R"(\x{897}\x{cf3}\x{ece}\x{10d69}-\x{10d6d}\x{10efc}-\x{10eff}\x{11241}\x{113b8}-\x{113c0}\x{113c2})" \
   R"(\x{113c5}\x{113c7}-\x{113ca}\x{113cc}-\x{113d0}\x{113d2}\x{113e1}-\x{113e2}\x{11f00}-\x{11f01})"   \
   R"(\x{11f03}\x{11f34}-\x{11f3a}\x{11f3e}-\x{11f42}\x{11f5a}\x{13440}\x{13447}-\x{13455})"             \
   R"(\x{1611e}-\x{1612f}\x{1e08f}\x{1e4ec}-\x{1e4ef}\x{1e5ee}-\x{1e5ef})"
-#define L4_NEW_NUMBER                                                                                   \
-  R"(\x{10d40}-\x{10d49}\x{116d0}-\x{116e3}\x{11bf0}-\x{11bf9}\x{11f50}-\x{11f59}\x{16130}-\x{16139})"  \
+#define L4_NEW_NUMBER                                                                                  \
+  R"(\x{10d40}-\x{10d49}\x{116d0}-\x{116e3}\x{11bf0}-\x{11bf9}\x{11f50}-\x{11f59}\x{16130}-\x{16139})" \
   R"(\x{16d70}-\x{16d79}\x{1ccf0}-\x{1ccf9}\x{1d2c0}-\x{1d2d3}\x{1e4f0}-\x{1e4f9}\x{1e5f1}-\x{1e5fa})"
 
 #define L4_LETTER R"(\p{L})" L4_NEW_UPPER L4_NEW_LOWER L4_NEW_UNCASED
@@ -47,14 +47,16 @@ namespace {
 #define L4_SUFFIX "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 
 // kLlama4SplitPattern with those classes; its alternatives leave no character unmatched, so every match is anchored.
-constexpr std::string_view kPattern =
-    L4_BEFORE L4_NOT_LOWER "*" L4_NOT_UPPER "+" L4_SUFFIX
-    "|" L4_BEFORE L4_NOT_LOWER "+" L4_NOT_UPPER "*" L4_SUFFIX
-    "|[" L4_NUMBER "]{1,3}"
-    "| ?[^" L4_SPACE L4_LETTER L4_NUMBER "]+[\\r\\n/]*"
-    "|[" L4_SPACE "]*[\\r\\n]+"
-    "|[" L4_SPACE "]+(?![^" L4_SPACE "])"
-    "|[" L4_SPACE "]+";
+constexpr std::string_view kPattern = L4_BEFORE L4_NOT_LOWER "*" L4_NOT_UPPER "+" L4_SUFFIX "|" L4_BEFORE L4_NOT_LOWER
+                                                             "+" L4_NOT_UPPER "*" L4_SUFFIX "|[" L4_NUMBER
+                                                             "]{1,3}"
+                                                             "| ?[^" L4_SPACE L4_LETTER L4_NUMBER
+                                                             "]+[\\r\\n/]*"
+                                                             "|[" L4_SPACE
+                                                             "]*[\\r\\n]+"
+                                                             "|[" L4_SPACE "]+(?![^" L4_SPACE
+                                                             "])"
+                                                             "|[" L4_SPACE "]+";
 
 std::string pcre2_message(int code) {
   unsigned char text[160];
@@ -100,7 +102,8 @@ void Pretokenizer::split(std::string_view utf8, const std::function<void(std::st
   const PCRE2_SPTR subject = reinterpret_cast<PCRE2_SPTR>(utf8.data());
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match.data);
   for (size_t begin = 0; begin < utf8.size(); begin = range[1]) {
-    int found = pcre2_match(compiled_->code, subject, utf8.size(), begin, PCRE2_NO_UTF_CHECK, match.data, match.context);
+    int found =
+        pcre2_match(compiled_->code, subject, utf8.size(), begin, PCRE2_NO_UTF_CHECK, match.data, match.context);
     if (found == PCRE2_ERROR_JIT_STACKLIMIT)
       found = pcre2_match(compiled_->code, subject, utf8.size(), begin, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.data,
                           match.context);

@@ -116,6 +116,8 @@ std::string python_repr(const Json& value) {
   return out;
 }
 
-std::string python_str(const Json& value) { return value.is_string() ? value.as_string() : python_repr(value); }
+std::string python_str(const Json& value) {
+  return value.is_string() ? value.as_string() : python_repr(value);
+}
 
 }  // namespace l4

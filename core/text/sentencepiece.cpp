@@ -40,9 +40,15 @@ class Message {
     field.number = uint32_t(tag >> 3);
     field.wire_type = uint32_t(tag & 7);
     switch (field.wire_type) {
-      case 0: field.value = varint(); break;
-      case 1: take(8); break;
-      case 2: field.bytes = take(varint()); break;
+      case 0:
+        field.value = varint();
+        break;
+      case 1:
+        take(8);
+        break;
+      case 2:
+        field.bytes = take(varint());
+        break;
       case 5: {
         std::string_view fixed = take(4);
         uint32_t value;
@@ -50,7 +56,8 @@ class Message {
         field.value = value;
         break;
       }
-      default: refuse("a field of unknown kind");
+      default:
+        refuse("a field of unknown kind");
     }
     return field;
   }
@@ -131,7 +138,8 @@ void check_model(std::string_view proto, std::string_view source) {
   Message model(proto, source, "ModelProto");
   while (std::optional<Field> field = model.next()) {
     if (field->number > kDenormalizerSpec) continue;
-    if (field->wire_type != 2) fail_input(source, ": not a SentencePiece model: field ", field->number, " is no message");
+    if (field->wire_type != 2)
+      fail_input(source, ": not a SentencePiece model: field ", field->number, " is no message");
     if (field->number == kNormalizerSpec || field->number == kDenormalizerSpec) check_normalizer(field->bytes, source);
     if (field->number == kTrainerSpec || field->number == kSelfTest) {
       Message message(field->bytes, source, field->number == kTrainerSpec ? "TrainerSpec" : "SelfTestData");
@@ -147,7 +155,8 @@ void check_model(std::string_view proto, std::string_view source) {
         fail_input(source, ": piece ", n_pieces, ": its score is not a finite number");
     }
     if (text.empty() || text.size() > kMaxPieceBytes || !is_valid_utf8(text))
-      fail_input(source, ": piece ", n_pieces, ": expected 1 to ", kMaxPieceBytes, " bytes of UTF-8, found ", shown(text));
+      fail_input(source, ": piece ", n_pieces, ": expected 1 to ", kMaxPieceBytes, " bytes of UTF-8, found ",
+                 shown(text));
     if (++n_pieces > kMaxPieces) fail_input(source, ": more than ", kMaxPieces, " pieces");
   }
   if (n_pieces == 0) fail_input(source, ": not a SentencePiece model: it has no pieces");
@@ -179,7 +188,8 @@ class SentencePieceTokenizer : public Tokenizer {
   void encode_ordinary(std::string_view utf8, std::vector<int32_t>& ids) const override {
     constexpr size_t kMaxTextBytes = size_t(1) << 28;  // the library counts in int
     if (utf8.empty()) return;
-    if (utf8.size() > kMaxTextBytes) fail(ErrorKind::usage, "text: ", human_bytes(utf8.size()), " is too long to tokenise");
+    if (utf8.size() > kMaxTextBytes)
+      fail(ErrorKind::usage, "text: ", human_bytes(utf8.size()), " is too long to tokenise");
     std::vector<int> found;
     if (!processor_.Encode(utf8, &found).ok()) fail(ErrorKind::usage, "text: libsentencepiece cannot tokenise it");
     ids.insert(ids.end(), found.begin(), found.end());

@@ -24,7 +24,8 @@ inline constexpr std::string_view kImageStart = "<|image_start|>";
 inline constexpr std::string_view kImageEnd = "<|image_end|>";
 inline constexpr std::string_view kTileX = "<|tile_x_separator|>";
 inline constexpr std::string_view kTileY = "<|tile_y_separator|>";
-inline constexpr std::string_view kImage = "<|image|>";  // the placeholder in prompts, and the mark before the global tile
+inline constexpr std::string_view kImage =
+    "<|image|>";  // the placeholder in prompts, and the mark before the global tile
 inline constexpr std::string_view kPatch = "<|patch|>";
 }  // namespace special
 

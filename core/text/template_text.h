@@ -9,7 +9,8 @@
 namespace l4::template_text {
 
 // Official template: the system prompt when there are tools and no system message; the tools' JSON follows.
-inline constexpr std::string_view kDefaultToolSystem = R"l4(You are a helpful assistant and an expert in function composition. You can answer general questions using your internal knowledge OR invoke functions when necessary. Follow these strict guidelines:
+inline constexpr std::string_view kDefaultToolSystem =
+    R"l4(You are a helpful assistant and an expert in function composition. You can answer general questions using your internal knowledge OR invoke functions when necessary. Follow these strict guidelines:
 
 1. FUNCTION CALLS:
 - ONLY use functions that are EXPLICITLY listed in the function list below

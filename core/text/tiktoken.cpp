@@ -68,9 +68,11 @@ std::unique_ptr<Tokenizer> load_tiktoken(std::string_view ranks, std::string_vie
     if (!bytes) refuse("token ", shown(line.substr(0, space)), " is not base64");
     std::optional<int64_t> rank = parse_int(line.substr(space + 1));
     if (!rank || *rank < 0) refuse("rank ", shown(line.substr(space + 1)), " is not a number from 0 up");
-    if (*rank >= n_lines) refuse("rank ", *rank, " is beyond the ", n_lines, " lines of the file: ranks must have no gaps");
+    if (*rank >= n_lines)
+      refuse("rank ", *rank, " is beyond the ", n_lines, " lines of the file: ranks must have no gaps");
     if (!model.bytes(int32_t(*rank)).empty()) refuse("rank ", *rank, " is there twice");
-    if (!model.add_token(int32_t(*rank), std::move(*bytes))) refuse("token ", shown(line.substr(0, space)), " is there twice");
+    if (!model.add_token(int32_t(*rank), std::move(*bytes)))
+      refuse("token ", shown(line.substr(0, space)), " is there twice");
     ++n_tokens;
     largest = std::max(largest, *rank);
   }

@@ -18,7 +18,8 @@ bool is_rank_line(std::string_view line) {
   size_t space = line.find(' ');
   if (space == std::string_view::npos || space == 0) return false;
   auto base64 = [](char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/' || c == '=';
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/' ||
+           c == '=';
   };
   auto digit = [](char c) { return (c >= '0' && c <= '9') || c == '-' || c == '\r'; };
   std::string_view rank = line.substr(space + 1);
@@ -53,12 +54,17 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const fs::path& path) {
   }
   std::string content = read_file(file, kMaxFileBytes);
   switch (format_of(content)) {
-    case Format::json: return load_hf_tokenizer(content, file.string());
-    case Format::tiktoken: return load_tiktoken(content, file.string());
-    case Format::sentencepiece: return load_sentencepiece(content, file.string());
-    case Format::unknown: break;
+    case Format::json:
+      return load_hf_tokenizer(content, file.string());
+    case Format::tiktoken:
+      return load_tiktoken(content, file.string());
+    case Format::sentencepiece:
+      return load_sentencepiece(content, file.string());
+    case Format::unknown:
+      break;
   }
-  fail_input(file.string(), ": not a tokenizer: expected tokenizer.json, tiktoken ranks or a SentencePiece model, found ",
+  fail_input(file.string(),
+             ": not a tokenizer: expected tokenizer.json, tiktoken ranks or a SentencePiece model, found ",
              content.empty() ? std::string("an empty file") : shown(std::string_view(content).substr(0, 24)));
 }
 
@@ -69,7 +75,8 @@ void Tokenizer::set_special_tokens(std::vector<SpecialToken> tokens, std::string
     const SpecialToken& token = tokens[i];
     if (token.name.empty()) fail_input(source, ": special token ", token.id, " has no name");
     if (i > 0 && tokens[i - 1].name == token.name)
-      fail_input(source, ": special token ", shown(token.name), " is there twice, as ", tokens[i - 1].id, " and ", token.id);
+      fail_input(source, ": special token ", shown(token.name), " is there twice, as ", tokens[i - 1].id, " and ",
+                 token.id);
     if (!by_id_.emplace(token.id, i).second)
       fail_input(source, ": id ", token.id, " has two special tokens, one of them ", shown(token.name));
   }
@@ -162,12 +169,15 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
 }
 
 std::optional<int32_t> Tokenizer::special_id(std::string_view name) const {
-  auto it = std::partition_point(specials_.begin(), specials_.end(), [&](const auto& token) { return token.name < name; });
+  auto it =
+      std::partition_point(specials_.begin(), specials_.end(), [&](const auto& token) { return token.name < name; });
   if (it == specials_.end() || it->name != name) return std::nullopt;
   return it->id;
 }
 
-std::string Tokenizer::name_of(int32_t id) const { return utf8_replace_invalid(decode(id)); }
+std::string Tokenizer::name_of(int32_t id) const {
+  return utf8_replace_invalid(decode(id));
+}
 
 bool Tokenizer::is_special(int32_t id) const {
   const SpecialToken* token = find_special(id);

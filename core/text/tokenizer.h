@@ -37,8 +37,8 @@ class Tokenizer {
   // With parse_special the names of special tokens in the text become those tokens (leftmost match, longest first);
   // without, all of it is ordinary text. Error{usage} when the text is not UTF-8.
   std::vector<int32_t> encode(std::string_view text, bool parse_special = false) const;
-  // What a chat template rendered. Neighbouring ordinary segments are tokenised as one text. Error{input} when a special
-  // segment names no special token of this tokenizer.
+  // What a chat template rendered. Neighbouring ordinary segments are tokenised as one text. Error{input} when a
+  // special segment names no special token of this tokenizer.
   std::vector<int32_t> encode(std::span<const TextSegment> segments) const;
 
   // The raw bytes of one token, which may begin or end inside a UTF-8 character: see StreamDecoder. A special token
@@ -49,7 +49,8 @@ class Tokenizer {
 
   // A special token's id by its exact name, "<|eot|>".
   std::optional<int32_t> special_id(std::string_view name) const;
-  // For people: a special token's name, or an ordinary token's bytes with what is not UTF-8 replaced; empty when unknown.
+  // For people: a special token's name, or an ordinary token's bytes with what is not UTF-8 replaced; empty when
+  // unknown.
   std::string name_of(int32_t id) const;
   bool is_special(int32_t id) const;
   // Largest id + 1. The model's own vocabulary (config.json) may be larger.
@@ -79,8 +80,8 @@ class Tokenizer {
   const SpecialToken* special_at(std::string_view text, size_t pos) const;
   const SpecialToken* find_special(int32_t id) const;
 
-  std::vector<SpecialToken> specials_;             // sorted by name
-  std::unordered_map<int32_t, size_t> by_id_;      // id -> index in specials_
+  std::vector<SpecialToken> specials_;         // sorted by name
+  std::unordered_map<int32_t, size_t> by_id_;  // id -> index in specials_
   int32_t vocab_size_ = 0;
 };
 

@@ -43,6 +43,8 @@ std::vector<int32_t> ids_of(const Json& array) {
   return ids;
 }
 
-double cpu_seconds() { return double(std::clock()) / CLOCKS_PER_SEC; }
+double cpu_seconds() {
+  return double(std::clock()) / CLOCKS_PER_SEC;
+}
 
 }  // namespace l4::test

@@ -93,11 +93,11 @@ TEST_CASE("bpe: ranks as ids, tiktoken's rule") {
 TEST_CASE("bpe: what is no token is refused") {
   BpeModel model = byte_model();
   CHECK(model.missing_byte() == -1);
-  CHECK(!model.add_token(255, "new"));      // id taken
-  CHECK(!model.add_token(256, "a"));        // bytes taken
+  CHECK(!model.add_token(255, "new"));  // id taken
+  CHECK(!model.add_token(256, "a"));    // bytes taken
   CHECK(!model.add_token(256, ""));
   CHECK(!model.add_token(-1, "new"));
-  CHECK(!model.add_merge("a", "b", 0));     // ab is no token
+  CHECK(!model.add_merge("a", "b", 0));  // ab is no token
   CHECK(!model.add_merge("zz", "a", 0));
   CHECK(model.find("ab") == -1);
   CHECK(model.bytes(-1).empty());

@@ -36,10 +36,17 @@ TEST_CASE("pretokenize: words, contractions, numbers, white space") {
 }
 
 TEST_CASE("pretokenize: letters, marks and numbers that Unicode 15 and 16 added count as such") {
-  CHECK(pieces("\xF0\xB2\xAF\xB0x") == "\xF0\xB2\xAF\xB0x");                            // U+2EBF0, CJK extension I
-  CHECK(pieces("\xF0\x91\xBD\x90" "12" "3") == "\xF0\x91\xBD\x90" "12|3");             // U+11F50, Kawi zero
-  CHECK(pieces("a\xE0\xA2\x97" "b") == "a\xE0\xA2\x97" "b");                            // U+0897, a mark
-  CHECK(pieces("\xEA\x9F\x9C\xEA\x9F\x9Bx") == "\xEA\x9F\x9C\xEA\x9F\x9Bx");            // U+A7DC upper, U+A7DB lower
+  CHECK(pieces("\xF0\xB2\xAF\xB0x") == "\xF0\xB2\xAF\xB0x");  // U+2EBF0, CJK extension I
+  CHECK(pieces("\xF0\x91\xBD\x90"
+               "12"
+               "3") ==
+        "\xF0\x91\xBD\x90"
+        "12|3");  // U+11F50, Kawi zero
+  CHECK(pieces("a\xE0\xA2\x97"
+               "b") ==
+        "a\xE0\xA2\x97"
+        "b");                                                                 // U+0897, a mark
+  CHECK(pieces("\xEA\x9F\x9C\xEA\x9F\x9Bx") == "\xEA\x9F\x9C\xEA\x9F\x9Bx");  // U+A7DC upper, U+A7DB lower
   CHECK(pieces("\xEA\x9F\x9B\xEA\x9F\x9Cx") == "\xEA\x9F\x9B|\xEA\x9F\x9Cx");
 }
 

@@ -21,7 +21,8 @@ class Sentences : public sentencepiece::SentenceIterator {
   bool done() const override { return next_ >= kLines; }
   void Next() override { ++next_; }
   const std::string& value() const override {
-    line_ = cat("the quick brown fox number ", next_ * 7919 % 1000, " jumps over the lazy dog, naïve café ", next_ % 13, "!");
+    line_ = cat("the quick brown fox number ", next_ * 7919 % 1000, " jumps over the lazy dog, naïve café ", next_ % 13,
+                "!");
     return line_;
   }
   sentencepiece::util::Status status() const override { return {}; }
@@ -68,15 +69,21 @@ std::string varint(uint64_t value) {
   out.push_back(char(value));
   return out;
 }
-std::string field(int number, const std::string& bytes) { return varint(uint64_t(number) << 3 | 2) + varint(bytes.size()) + bytes; }
-std::string number_field(int number, uint64_t value) { return varint(uint64_t(number) << 3) + varint(value); }
+std::string field(int number, const std::string& bytes) {
+  return varint(uint64_t(number) << 3 | 2) + varint(bytes.size()) + bytes;
+}
+std::string number_field(int number, uint64_t value) {
+  return varint(uint64_t(number) << 3) + varint(value);
+}
 std::string piece(const std::string& text, float score = 0, int type = 1) {
   std::string bits(4, '\0');
   std::memcpy(bits.data(), &score, 4);
   return field(1, field(1, text) + varint(2 << 3 | 5) + bits + number_field(3, uint64_t(type)));
 }
 const int kUnknown = 2, kControl = 3;
-std::string minimal() { return piece("<unk>", 0, kUnknown) + piece("<s>", 0, kControl) + piece("a", -1) + piece("\xE2\x96\x81", -2); }
+std::string minimal() {
+  return piece("<unk>", 0, kUnknown) + piece("<s>", 0, kControl) + piece("a", -1) + piece("\xE2\x96\x81", -2);
+}
 
 std::string u32(uint32_t value) {
   std::string out(4, '\0');
@@ -84,7 +91,9 @@ std::string u32(uint32_t value) {
   return out;
 }
 // A model whose normaliser has this character map.
-std::string with_map(const std::string& map) { return minimal() + field(3, field(2, map)); }
+std::string with_map(const std::string& map) {
+  return minimal() + field(3, field(2, map));
+}
 
 }  // namespace
 
@@ -98,10 +107,12 @@ TEST_CASE("sentencepiece: trained models encode and decode, special tokens by na
     CHECK(tokenizer->special_id("</s>") == 2);
     CHECK(tokenizer->is_special(0));
     CHECK(!tokenizer->special_id("<mark>"));
-    for (std::string text : {"the quick brown fox", "jumps over <s> the <|eot|> lazy dog", "naïve 北京 🙂", "a\nb\tc"}) {
+    for (std::string text :
+         {"the quick brown fox", "jumps over <s> the <|eot|> lazy dog", "naïve 北京 🙂", "a\nb\tc"}) {
       std::vector<int32_t> ids = tokenizer->encode(text);
       for (int32_t id : ids) CHECK(!tokenizer->is_special(id));
-      if (text.find('\n') == std::string::npos) CHECK(tokenizer->decode(ids) == " " + text);  // the library's space in front
+      if (text.find('\n') == std::string::npos)
+        CHECK(tokenizer->decode(ids) == " " + text);  // the library's space in front
     }
     std::optional<int32_t> eot = tokenizer->special_id("<|eot|>");
     REQUIRE(eot);
@@ -130,7 +141,8 @@ TEST_CASE("sentencepiece: claims that the bytes do not keep") {
   CHECK(refusal("\x0a") == "not a SentencePiece model: in ModelProto: it ends inside a number");
   CHECK(refusal("\x0a\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F") ==
         "not a SentencePiece model: in ModelProto: a field claims 9223372036854775807 bytes where 0 are left");
-  CHECK(refusal(minimal() + "\x0a\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01").find("more than 64 bits") != std::string::npos);
+  CHECK(refusal(minimal() + "\x0a\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01").find("more than 64 bits") !=
+        std::string::npos);
   CHECK(refusal(minimal() + "\x0b") == "not a SentencePiece model: in ModelProto: a field of unknown kind");
   CHECK(refusal(minimal() + number_field(1, 7)) == "not a SentencePiece model: field 1 is no message");
   CHECK(refusal(minimal() + field(1, "\x0a\x05zz")) ==
@@ -138,8 +150,10 @@ TEST_CASE("sentencepiece: claims that the bytes do not keep") {
   CHECK(refusal(minimal() + piece("")) == "piece 4: expected 1 to 4096 bytes of UTF-8, found \"\"");
   CHECK(refusal(minimal() + piece("\xFF")).starts_with("piece 4: expected 1 to 4096 bytes of UTF-8"));
   CHECK(refusal(minimal() + piece(std::string(5000, 'x'))).starts_with("piece 4: expected 1 to 4096 bytes"));
-  CHECK(refusal(minimal() + piece("b", std::numeric_limits<float>::quiet_NaN())) == "piece 4: its score is not a finite number");
-  CHECK(refusal(minimal() + piece("b", -std::numeric_limits<float>::infinity())) == "piece 4: its score is not a finite number");
+  CHECK(refusal(minimal() + piece("b", std::numeric_limits<float>::quiet_NaN())) ==
+        "piece 4: its score is not a finite number");
+  CHECK(refusal(minimal() + piece("b", -std::numeric_limits<float>::infinity())) ==
+        "piece 4: its score is not a finite number");
   CHECK(refusal(minimal() + piece("a")).find("libsentencepiece refuses") != std::string::npos);  // twice the same
   CHECK(refusal(piece("a")).find("libsentencepiece refuses") != std::string::npos);              // no <unk>
   CHECK(refusal(std::string("\x0a\0", 2)).find("piece 0") != std::string::npos);

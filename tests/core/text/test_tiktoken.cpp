@@ -53,7 +53,8 @@ TEST_CASE("tiktoken: a small file; special tokens follow the last rank") {
 }
 
 TEST_CASE("tiktoken: damaged ranks are answered with the line") {
-  CHECK(refusal("") == ": not a tokenizer: expected tokenizer.json, tiktoken ranks or a SentencePiece model, found an empty file");
+  CHECK(refusal("") ==
+        ": not a tokenizer: expected tokenizer.json, tiktoken ranks or a SentencePiece model, found an empty file");
   CHECK(refusal("hello world\n").starts_with(": not a tokenizer: "));
   CHECK(refusal(ranks() + "aGU= 259\n") == " line 260: token \"aGU=\" is there twice");
   CHECK(refusal(ranks() + to_base64("x1") + " 258\n") == " line 260: rank 258 is there twice");
@@ -74,5 +75,6 @@ TEST_CASE("tiktoken: damaged ranks are answered with the line") {
 
 TEST_CASE("tiktoken: a file cut anywhere loads what it holds or is refused") {
   const std::string whole = ranks();
-  for (size_t n = 1; n < whole.size(); n += 53) CHECK(!refusal(whole.substr(0, std::min(n, whole.find("/w== 255")))).empty());
+  for (size_t n = 1; n < whole.size(); n += 53)
+    CHECK(!refusal(whole.substr(0, std::min(n, whole.find("/w== 255")))).empty());
 }

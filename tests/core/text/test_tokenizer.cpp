@@ -59,7 +59,8 @@ TEST_CASE("tokenizer: golden decodes, with characters cut at both ends") {
 }
 
 TEST_CASE("tokenizer: Meta's special tokens by rule are those of Meta's list") {
-  Json list = parse_json(read_file(shared_data("tokenizer/special_tokens_meta.json"), 1 << 20), "special_tokens_meta.json");
+  Json list =
+      parse_json(read_file(shared_data("tokenizer/special_tokens_meta.json"), 1 << 20), "special_tokens_meta.json");
   const Tokenizer& tokenizer = official_tiktoken();
   CHECK(list.as_object().size() == 2048);
   CHECK(meta_special_tokens().size() == 2048);
@@ -108,8 +109,9 @@ TEST_CASE("tokenizer: text that names special tokens stays text unless asked") {
 
 TEST_CASE("tokenizer: segments are one text where they touch") {
   const Tokenizer& tokenizer = official_tiktoken();
-  std::vector<TextSegment> segments = {{"<|header_start|>", true}, {"us", false}, {"er", false}, {"<|header_end|>", true},
-                                       {"\n", false},            {"\n", false}, {"<|eot|>", false}};
+  std::vector<TextSegment> segments = {{"<|header_start|>", true}, {"us", false}, {"er", false},
+                                       {"<|header_end|>", true},   {"\n", false}, {"\n", false},
+                                       {"<|eot|>", false}};
   std::vector<int32_t> expected = {200005, 1556, 200006};
   std::vector<int32_t> rest = tokenizer.encode("\n\n<|eot|>");
   expected.insert(expected.end(), rest.begin(), rest.end());
@@ -135,7 +137,8 @@ TEST_CASE("tokenizer: tokenizer.json is read before tokenizer.model") {
   std::filesystem::copy_file(shared_data("tokenizer/tokenizer.model"), dir / "tokenizer.model");
   CHECK(Tokenizer::load(dir.path())->format() == "tiktoken");
   write_file_atomic(dir / "tokenizer.json", "{}");
-  CHECK(error_of([&] { Tokenizer::load(dir.path()); }) == (dir / "tokenizer.json").string() + ": pre_tokenizer: missing");
+  CHECK(error_of([&] { Tokenizer::load(dir.path()); }) ==
+        (dir / "tokenizer.json").string() + ": pre_tokenizer: missing");
   TempDir empty;
   CHECK(error_of([&] { Tokenizer::load(empty.path()); }) ==
         empty.path().string() + ": no tokenizer.json and no tokenizer.model in this directory");

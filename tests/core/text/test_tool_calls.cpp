@@ -29,14 +29,17 @@ TEST_CASE("tool_calls: pythonic") {
         R"(f{"a": [[1, 2], [3, [4]]], "b": {"k": {"l": [[], [1]]}, "m": []}} ||)");
   CHECK(parsed(R"([f(a="q\"uo\\te\n\u00e9\x41\ud83d\ude42\d", b='it\'s "so"', c="two
 lines", d="""th"ree""", e='''x''')])") ==
-        R"(f{"a": "q\"uo\\te\né)" "A🙂" R"(\\d", "b": "it's \"so\"", "c": "two\nlines", "d": "th\"ree", "e": "x"} ||)");
+        R"(f{"a": "q\"uo\\te\né)"
+        "A🙂"
+        R"(\\d", "b": "it's \"so\"", "c": "two\nlines", "d": "th\"ree", "e": "x"} ||)");
   CHECK(parsed("[f(a=1, a=2)]") == R"(f{"a": 2} ||)");
 }
 
 TEST_CASE("tool_calls: JSON") {
   CHECK(parsed(R"({"name": "f", "parameters": {"city": "SF", "n": [1, {"x": null}]}})") ==
         R"(f{"city": "SF", "n": [1, {"x": null}]} ||)");
-  CHECK(parsed(R"({"name":"f","parameters":{}}; {"name":"g","arguments":{"a":"b\/c\u0041"}})") == R"(f{} g{"a": "b/cA"} ||)");
+  CHECK(parsed(R"({"name":"f","parameters":{}}; {"name":"g","arguments":{"a":"b\/c\u0041"}})") ==
+        R"(f{} g{"a": "b/cA"} ||)");
   CHECK(parsed("{\"name\":\"f\",\"parameters\":{}}\n\n{\"name\":\"g\",\"parameters\":{}}") == "f{} g{} ||");
   CHECK(parsed(R"([{"name":"f","parameters":{}}, {"name":"g","parameters":{"x":1}}])") == R"(f{} g{"x": 1} ||)");
   CHECK(parsed(R"({"name":"f","parameters":"{\"x\": 1}"})") == R"(f{"x": 1} ||)");
@@ -47,7 +50,8 @@ TEST_CASE("tool_calls: JSON") {
 TEST_CASE("tool_calls: python_start and python_end, whole and alone") {
   CHECK(parsed("<|python_start|>[f(a=1)]<|python_end|>") == R"(f{"a": 1} ||)");
   CHECK(parsed(R"(<|python_start|>{"name":"f","parameters":{}}<|python_end|>)") == "f{} ||");
-  CHECK(parsed(R"(<|python_start|><|python_end|>{"name":"f","parameters":{}}{"name":"g","parameters":{}})") == "f{} g{} ||");
+  CHECK(parsed(R"(<|python_start|><|python_end|>{"name":"f","parameters":{}}{"name":"g","parameters":{}})") ==
+        "f{} g{} ||");
   CHECK(parsed("<|python_start|>\nf(a=1)<|python_end|>") == R"(f{"a": 1} ||)");
   CHECK(parsed("<|python_start|>f(a=1); g()\n") == R"(f{"a": 1} g{} ||)");
   CHECK(parsed("[f()]<|python_end|>") == "f{} ||");
@@ -63,11 +67,33 @@ TEST_CASE("tool_calls: prose around the calls is content") {
 }
 
 TEST_CASE("tool_calls: what only resembles a call stays text") {
-  for (const char* text : {"", "[", "{", "[]", "{}", "[1, 2]", "[f]", "[f(]", "[f(1)]", "[f(a=)]", "[f(a=b)]", "[f(a=1]", "[f(a='x)]",
-                           "[f(a=1.2.3)]", "[f(a='\\ud800')]", "[f(a='\\uZZZZ')]", "[f(a=1)] [", "{\"name\": \"f\"}", "[f(a=--)]",
-                           "{\"name\": 1, \"parameters\": {}}", "{\"name\": \"f\", \"parameters\": [1]}",
-                           "{\"name\": \"f\", \"parameters\": \"[1]\"}", "{'name': 'f', 'parameters': {}}", "[f(a={1: 2})]",
-                           " [link](http://x) ", "array[i](x)", "[f(a=1e999)]"}) {
+  for (const char* text : {"",
+                           "[",
+                           "{",
+                           "[]",
+                           "{}",
+                           "[1, 2]",
+                           "[f]",
+                           "[f(]",
+                           "[f(1)]",
+                           "[f(a=)]",
+                           "[f(a=b)]",
+                           "[f(a=1]",
+                           "[f(a='x)]",
+                           "[f(a=1.2.3)]",
+                           "[f(a='\\ud800')]",
+                           "[f(a='\\uZZZZ')]",
+                           "[f(a=1)] [",
+                           "{\"name\": \"f\"}",
+                           "[f(a=--)]",
+                           "{\"name\": 1, \"parameters\": {}}",
+                           "{\"name\": \"f\", \"parameters\": [1]}",
+                           "{\"name\": \"f\", \"parameters\": \"[1]\"}",
+                           "{'name': 'f', 'parameters': {}}",
+                           "[f(a={1: 2})]",
+                           " [link](http://x) ",
+                           "array[i](x)",
+                           "[f(a=1e999)]"}) {
     INFO(text);
     std::string expected = std::string_view(text) == "[f(a=1)] [" ? R"(f{"a": 1} |[|)" : cat("|", text, "|");
     CHECK(parsed(text) == expected);
@@ -95,9 +121,10 @@ TEST_CASE("tool_calls: depth, size and time are bounded") {
     CHECK(parse_tool_calls(too_deep).calls.empty());
   }
   double begin = test::cpu_seconds();
-  for (const char* unit : {"[", "{", "[f(a=", "{\"a\":", "[f(a=[{'k':'", "[f(a='", "{\"", "[f(),", "[f(a=1,b=2),", "{\"a\":{\"", "\\",
-                           "<|python_start|>", "<|python_start|>f(a=1);", "[{\"name\":\"f\",\"parameters\":{}},", "[f(a=[1,1,1,1,",
-                           "{\"x\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",\"y\":"}) {
+  for (const char* unit :
+       {"[", "{", "[f(a=", "{\"a\":", "[f(a=[{'k':'", "[f(a='", "{\"", "[f(),", "[f(a=1,b=2),", "{\"a\":{\"", "\\",
+        "<|python_start|>", "<|python_start|>f(a=1);", "[{\"name\":\"f\",\"parameters\":{}},", "[f(a=[1,1,1,1,",
+        "{\"x\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",\"y\":"}) {
     std::string text;
     while (text.size() < 1 << 20) text += unit;
     parse_tool_calls(text);
@@ -109,16 +136,22 @@ TEST_CASE("tool_calls: depth, size and time are bounded") {
 }
 
 TEST_CASE("tool_calls: damaged replies neither crash nor lose text") {
-  const std::string good = R"(Hi [f(a=[1, 'x'], b={"k": "\u00e9"})] <|python_start|>{"name": "g", "parameters": {"n": -1.5}}<|python_end|>)";
+  const std::string good =
+      R"(Hi [f(a=[1, 'x'], b={"k": "\u00e9"})] <|python_start|>{"name": "g", "parameters": {"n": -1.5}}<|python_end|>)";
   std::mt19937 random(7);
   for (int round = 0; round < 20000; ++round) {
     std::string text = good;
     for (int edits = int(random() % 4) + 1; edits > 0; --edits) {
       size_t at = random() % text.size();
       switch (random() % 3) {
-        case 0: text.erase(at, random() % 5 + 1); break;
-        case 1: text[at] = "[]{}()\"'\\,:= <|x\xC3"[random() % 17]; break;
-        default: text.insert(at, 1, "[]{}()\"'\\,:= <|x\xC3"[random() % 17]);
+        case 0:
+          text.erase(at, random() % 5 + 1);
+          break;
+        case 1:
+          text[at] = "[]{}()\"'\\,:= <|x\xC3"[random() % 17];
+          break;
+        default:
+          text.insert(at, 1, "[]{}()\"'\\,:= <|x\xC3"[random() % 17]);
       }
       if (text.empty()) text.push_back('[');
     }
