@@ -21,8 +21,8 @@ help:  ## this list
 	@echo 'variables: CUDA=AUTO|ON|OFF  JOBS=n  BUILD=dir  PREFIX=dir (install)  PROMPT="..." MODEL=dir ARGS="..." (run)'
 
 run: build  ## install what is missing, build, chat with the demo model (PROMPT="..." answers once)
-	@$(BUILD)/l4-run $(if $(MODEL),'$(MODEL)') $(if $(PROMPT),--prompt "$$PROMPT") $(ARGS)
-export PROMPT
+	@$(BUILD)/l4-run $(if $(MODEL),-m "$$MODEL") $(if $(PROMPT),--prompt="$$PROMPT") $(ARGS)
+export PROMPT MODEL
 
 test: build  ## install what is missing, build, run every test this machine can run
 	@$(BUILD)/l4-tests
