@@ -44,6 +44,9 @@ unpacked="$work/elsewhere/$name"
 for tool in l4 l4-run l4-serve l4-bench l4-convert l4-eval; do
   env -i "$unpacked/bin/$tool" --version >/dev/null || { echo "l4: $tool does not run from the tarball" >&2; exit 1; }
 done
+if [ -e "$unpacked/share/l4/demo/config.json" ]; then
+  [ -n "$(env -i "$unpacked/bin/l4-run" -p 'Hello.' </dev/null)" ] || { echo "l4: the demo model does not answer" >&2; exit 1; }
+fi
 outside=$(env -i /usr/bin/ldd "$unpacked/bin/l4" | sed 's/^[[:space:]]*//' | grep -vE "$system" |
   grep -vF " => $(realpath "$unpacked")/bin/../lib/" || true)
 [ -z "$outside" ] || { echo "l4: not found inside the tarball: $outside" >&2; exit 1; }

@@ -18,7 +18,7 @@ CudaDevices list_cuda_devices() {
       found.devices.push_back({i, p.name, uint64_t(p.totalGlobalMem), p.major, p.minor, p.multiProcessorCount});
   }
   if (status != cudaSuccess)
-    found.problem = cudaGetErrorString(status);
+    found.problem = found.driver_version == 0 ? "no NVIDIA driver" : cudaGetErrorString(status);
   else if (n == 0)
     found.problem = "no CUDA device";
   cudaGetLastError();  // what was found is said; later calls start clean

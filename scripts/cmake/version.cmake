@@ -5,7 +5,7 @@ add_custom_target(l4_commit
   COMMAND ${CMAKE_COMMAND} -DSOURCE=${PROJECT_SOURCE_DIR} -DOUT=${L4_GENERATED}/commit.inc
           -P ${PROJECT_SOURCE_DIR}/scripts/cmake/write_commit.cmake
   BYPRODUCTS ${L4_GENERATED}/commit.inc
-  COMMENT "")
+  COMMENT "Looking up the commit")
 add_dependencies(l4core l4_commit)
 set_source_files_properties(core/base/version.cpp PROPERTIES
   INCLUDE_DIRECTORIES ${L4_GENERATED}
