@@ -49,8 +49,4 @@ L4_HOST_DEVICE inline float sample_gumbel(uint64_t key, int32_t token) {
   return -logf(-log1pf(-sample_uniform(sample_bits(key, token))));
 }
 
-// No Gumbel value above is larger: 33 ln 2 = 22.87. A token whose logit is further than this below the best sum so far
-// cannot win.
-constexpr float kMaxGumbel = 22.9f;
-
 }  // namespace l4

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kBlockKeys = 64;
 constexpr int64_t kMaxGroups = 64;    // of one row
 constexpr int64_t kSplitRows = 8;     // steps of at most so many rows divide groups among threads
-constexpr int64_t kTileQueries = 16;  // rows of a tile times query heads
+constexpr int64_t kTileQueries = 64;  // rows of a tile times query heads
 
 int64_t group_keys(int64_t n_keys) {
   int64_t keys = 1024;

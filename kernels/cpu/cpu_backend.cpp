@@ -24,7 +24,7 @@ MemoryInfo CpuBackend::memory() const {
   return host_memory();
 }
 Buffer CpuBackend::allocate(size_t bytes, const char* what) {
-  return host_buffer(bytes, what);
+  return huge_buffer(bytes, what);
 }
 void CpuBackend::upload(const View& to, const void* host) {
   std::memcpy(to.data, host, to.bytes());

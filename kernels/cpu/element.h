@@ -14,12 +14,18 @@ inline float get(float value) {
 inline float get(BFloat16 value) {
   return to_float(value);
 }
+// to_bf16 without a branch, so that loops over it become vector code.
+inline BFloat16 branchless_bf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x0040;
+  return {uint16_t((bits & 0x7FFFFFFF) > 0x7F800000 ? nan : nearest)};
+}
 template <class A>
 A rounded(float value) {  // to A: the point where the reference rounds
   if constexpr (std::is_same_v<A, float>)
     return value;
   else
-    return to_bf16(value);
+    return branchless_bf16(value);
 }
 template <class A>
 float round_to(float value) {

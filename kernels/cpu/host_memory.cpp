@@ -1,8 +1,10 @@
 #include "kernels/cpu/host_memory.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -43,6 +45,20 @@ MemoryInfo host_memory() {
     info.free_bytes = std::min(info.free_bytes, *limit - std::min(*limit, used.value_or(0)));
   }
   return info;
+}
+
+Buffer huge_buffer(size_t bytes, const char* what) {
+#if defined(MADV_HUGEPAGE)
+  constexpr size_t kHugePage = size_t(2) << 20;
+  if (bytes >= 4 * kHugePage) {
+    const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    if (void* data = std::aligned_alloc(kHugePage, rounded)) {
+      madvise(data, rounded, MADV_HUGEPAGE);  // a wish: what it says does not matter
+      return Buffer(data, bytes, [](void* p) { std::free(p); });
+    }
+  }
+#endif
+  return host_buffer(bytes, what);
 }
 
 }  // namespace l4::cpu

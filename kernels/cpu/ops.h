@@ -119,7 +119,7 @@ void pixel_shuffle(const OpContext&, const View& in, int64_t grid, int64_t shuff
 
 // See ops/sampling.h. Error{internal} for NaN or +infinity in the row (named by `row`) or when nothing is allowed.
 struct SampleScratch {  // kept between calls, so that they need not allocate
-  std::vector<float> values;
+  std::vector<float> values, weights;
   std::vector<int32_t> ids, counts;
 };
 TokenChoice sample_row(std::span<const float> logits, const SamplingRow& params, int64_t row, SampleScratch& scratch);

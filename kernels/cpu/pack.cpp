@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/host_memory.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/simd/kernels.h"
 #include "quant/format.h"
@@ -102,6 +103,18 @@ void pack_block(const WeightSlice& s, int64_t panel, int64_t k0, int64_t k1, To*
       out = rounded<To>(get(value));
   };
   if (s.n_stride == 1) {
+    if constexpr (std::is_same_v<From, BFloat16> && std::is_same_v<To, BFloat16>) {
+      if (n1 - n0 == kPanel) {  // the fused experts of released checkpoints: a loop that becomes vector code
+        for (int64_t k = k0; k < k1; ++k) {
+          const From* row = from + (n0 - s.n_offset) + (k - s.k_offset) * s.k_stride;
+          for (int64_t j = 0; j < kPanel / 2; ++j) {
+            to[k * kPanel + 2 * j] = row[j];
+            to[k * kPanel + 2 * j + 1] = row[kPanel / 2 + j];
+          }
+        }
+        return;
+      }
+    }
     for (int64_t k = k0; k < k1; ++k)
       for (int64_t n = n0; n < n1; ++n) move(n, k);
   } else {
@@ -164,7 +177,7 @@ PackedWeight pack_weight(ThreadPool& pool, const LinearSpec& spec, std::span<con
                          std::span<const WeightSlice> bias) {
   L4_CHECK(spec.n > 0 && spec.k > 0 && spec.n_experts > 0 && (!spec.gated || spec.n % 2 == 0), spec.name);
   L4_CHECK(spec.bias || bias.empty(), spec.name, ": a bias where none was announced");
-  PackedWeight packed{.spec = spec, .data = host_buffer(data_bytes(spec), spec.name.c_str()), .scales = {}, .bias = {}};
+  PackedWeight packed{.spec = spec, .data = huge_buffer(data_bytes(spec), spec.name.c_str()), .scales = {}, .bias = {}};
   check_cover(spec, weight, spec.k, "weight");
   if (spec.format == WeightFormat::f32)
     pack_all<float>(pool, spec, weight, packed.data.data());

@@ -70,18 +70,18 @@ void keep_top_k(std::vector<int32_t>& candidates, int32_t top_k, const Better& b
   std::sort(candidates.begin(), candidates.end(), better);
 }
 
-// Keeps candidates while the probability before them is below top_p. z: logits minus their maximum, over temperature.
+// Keeps candidates while the probability before them, a part of the candidates' weights, is below top_p.
 template <class Better>
-void keep_top_p(std::vector<int32_t>& candidates, bool sorted, float top_p, std::span<const float> z,
+void keep_top_p(std::vector<int32_t>& candidates, bool sorted, float top_p, std::span<const float> weights,
                 const Better& better) {
   double total = 0;
-  for (int32_t id : candidates) total += std::exp(z[size_t(id)]);
+  for (int32_t id : candidates) total += weights[size_t(id)];
   const double limit = double(top_p) * total;
   double before = 0;
   size_t kept = 0;
   if (sorted) {
     for (; kept < candidates.size() && (kept == 0 || before < limit); ++kept)
-      before += std::exp(z[size_t(candidates[kept])]);
+      before += weights[size_t(candidates[kept])];
     candidates.resize(kept);
     return;
   }
@@ -90,23 +90,27 @@ void keep_top_p(std::vector<int32_t>& candidates, bool sorted, float top_p, std:
   std::make_heap(candidates.begin(), candidates.end(), worse);
   auto end = candidates.end();
   for (; end != candidates.begin() && (kept == 0 || before < limit); ++kept) {
-    before += std::exp(z[size_t(candidates.front())]);
+    before += weights[size_t(candidates.front())];
     std::pop_heap(candidates.begin(), end, worse);
     --end;
   }
   candidates.erase(candidates.begin(), end);
 }
 
-// Argmax of z + Gumbel noise. Starting from the best z lets nearly all others be skipped unseen.
+// Argmax of z + Gumbel noise -log(-log(1 - u)). It exceeds `best` only if u <= 1 - exp(-exp(z - best)) <= exp(z -
+// best): a comparison of u with p = exp(z) spares nearly every token the logarithms. The margin covers the roundings.
 struct GumbelMax {
   uint64_t key;
   int32_t id = -1;
-  float best = -INFINITY;
+  float best = -INFINITY, exp_best = 0;
 
-  void consider(int32_t candidate, float z) {
-    if (z + kMaxGumbel < best || z == kForbidden) return;
-    float sum = z + sample_gumbel(key, candidate);
-    if (id < 0 || sum > best || (sum == best && candidate < id)) id = candidate, best = sum;
+  void consider(int32_t candidate, float z, float p) {
+    if (sample_uniform(sample_bits(key, candidate)) * exp_best > p * 1.001f || z == kForbidden) return;
+    const float sum = z + sample_gumbel(key, candidate);
+    if (id >= 0 && (sum < best || (sum == best && candidate > id))) return;
+    id = candidate;
+    best = sum;
+    exp_best = std::exp(sum);
   }
 };
 
@@ -116,14 +120,17 @@ int32_t choose(const SamplingRow& row, std::span<float> values, SampleScratch& s
   if (p.temperature <= 0) return top;
   const float highest = values[size_t(top)];
   for (float& v : values) v = (v - highest) / p.temperature;
+  std::vector<float>& weights = scratch.weights;  // exp(z)
+  weights.resize(values.size());
+  simd_kernels().exp(values.data(), weights.data(), int64_t(values.size()));
   const float lowest = p.min_p > 0 ? std::log(p.min_p) : kForbidden;
 
   GumbelMax draw{.key = sample_key(p.seed, row.position)};
-  draw.consider(top, values[size_t(top)]);
+  draw.consider(top, 0, 1);
   const bool top_k = p.top_k > 0 && p.top_k < int64_t(values.size()), top_p = p.top_p < 1;
   if (!top_k && !top_p) {
     for (size_t i = 0; i < values.size(); ++i)
-      if (values[i] >= lowest) draw.consider(int32_t(i), values[i]);
+      if (values[i] >= lowest) draw.consider(int32_t(i), values[i], weights[i]);
     return draw.id;
   }
   std::vector<int32_t>& candidates = scratch.ids;
@@ -135,9 +142,9 @@ int32_t choose(const SamplingRow& row, std::span<float> values, SampleScratch& s
     return x > y || (x == y && a < b);
   };
   if (top_k) keep_top_k(candidates, p.top_k, better);
-  if (top_p) keep_top_p(candidates, top_k, p.top_p, values, better);
+  if (top_p) keep_top_p(candidates, top_k, p.top_p, weights, better);
   for (int32_t id : candidates)
-    if (values[size_t(id)] >= lowest) draw.consider(id, values[size_t(id)]);
+    if (values[size_t(id)] >= lowest) draw.consider(id, values[size_t(id)], weights[size_t(id)]);
   return draw.id;
 }
 

@@ -31,6 +31,9 @@ struct SimdKernels {
 
   void (*widen_bf16)(const uint16_t* from, float* to, int64_t n);
 
+  // to[i] = z / (1 + e^-z), z = from[i]; `to` may be `from`.
+  void (*silu)(const float* from, float* to, int64_t n);
+
   // to[i] = e^from[i], at most 1 ulp off; `to` may be `from`.
   void (*exp)(const float* from, float* to, int64_t n);
 };

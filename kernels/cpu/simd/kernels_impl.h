@@ -194,19 +194,29 @@ void widen_bf16(const uint16_t* from, float* to, int64_t n) {
   }
 }
 
-void exp_array(const float* from, float* to, int64_t n) {
+// to[i] = f(from[i]) for any n; the lanes of the last, short vector that are not used hold zeros.
+template <class Function>
+L4_INLINE void map_array(const float* from, float* to, int64_t n, Function f) {
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) store(to + i, exp(load(from + i)));
+  for (; i + 16 <= n; i += 16) store(to + i, f(load(from + i)));
   if (i < n) {
     float rest[16] = {};
     std::memcpy(rest, from + i, size_t(n - i) * sizeof(float));
-    store(rest, exp(load(rest)));
+    store(rest, f(load(rest)));
     std::memcpy(to + i, rest, size_t(n - i) * sizeof(float));
   }
 }
+void exp_array(const float* from, float* to, int64_t n) {
+  map_array(
+      from, to, n, [](F16 x) __attribute__((always_inline)) { return exp(x); });
+}
+void silu_array(const float* from, float* to, int64_t n) {
+  map_array(
+      from, to, n, [](F16 z) __attribute__((always_inline)) { return z / (splat(1.0f) + exp(splat(0.0f) - z)); });
+}
 
 constexpr l4::cpu::SimdKernels table(const char* name) {
-  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, attend, widen_bf16, exp_array};
+  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, attend, widen_bf16, silu_array, exp_array};
 }
 
 }  // namespace

@@ -39,6 +39,19 @@ TEST_CASE("cpu simd: exp is within 2 ulp over its whole range, and exact at the 
   }
 }
 
+TEST_CASE("cpu simd: silu against doubles, any length") {
+  for (const cpu::SimdKernels* kernels : all_kernels())
+    for (int64_t n : {1, 15, 16, 17, 4001}) {
+      INFO(cat(kernels->name, " ", n));
+      Values z(DType::f32, {n});
+      for (int64_t i = 0; i < n; ++i) z.set(i, n == 1 ? -1.5 : double(i) / double(n - 1) * 170 - 85);
+      Doubles want;
+      for (int64_t i = 0; i < n; ++i) want.push_back(z.at(i) / (1 + std::exp(-z.at(i))));
+      kernels->silu(z.view.f32(), z.view.f32(), n);
+      CHECK(difference(z, want, tolerance::kActivation) == "");
+    }
+}
+
 TEST_CASE("cpu simd: bfloat16 widens exactly, any length") {
   for (const cpu::SimdKernels* kernels : all_kernels())
     for (size_t n : {size_t(1), size_t(15), size_t(16), size_t(33), size_t(65536)}) {
