@@ -177,6 +177,7 @@ class Engine {
 
   // Error{usage} when the request cannot be served (no tokens, longer than the context, ids out of range, ...), also
   // Error{device} once the device has failed. `wake` is called from the engine's thread whenever an event is ready.
+  // The last time may come after the Generation is gone. It must not throw.
   Generation start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake = {});
 
   // Logits of every prompt token, [T, vocab] float32, handed over in order as they are computed: `rows` holds the rows

@@ -10,7 +10,8 @@ namespace l4 {
 namespace {
 
 constexpr int64_t kCpuBatchTokens = 512;
-constexpr int64_t kCpuStepTiles = 4;                  // encoded at once
+constexpr int64_t kCpuStepTiles = 4;  // encoded at once
+constexpr int kMaxThreads = 1024;
 constexpr int64_t kLogitsBytes = int64_t(256) << 20;  // of one step on the host, decides max_out_rows
 
 DType activation_type(const LoadOptions& options, const ModelConfig& config) {
@@ -69,6 +70,8 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
   refuse_negative("batch tokens", options.batch_tokens);
   refuse_negative("image tiles", options.max_image_tiles);
   refuse_negative("threads", options.threads);
+  if (options.threads > kMaxThreads)
+    fail(ErrorKind::usage, "threads must be at most ", kMaxThreads, ", not ", options.threads);
   if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::bf16)
     fail(ErrorKind::usage, "dtype must be float32 or bfloat16");
   if (options.max_context > config.text.max_positions)

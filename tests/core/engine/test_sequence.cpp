@@ -263,6 +263,14 @@ TEST_CASE("sequence: restart stops before the first picture that differs") {
     s.commit(9);
     CHECK(s.restart(ids, located(c.images), 9) == c.kept);
   }
+  // Ids that differ before a picture that differs: the ids decide.
+  Sequence s(bench.pools, ids, located({image(1, 7), image(2, 8)}));
+  REQUIRE(s.reserve(9));
+  s.commit(9);
+  std::vector<int32_t> others = ids;
+  others[0] = 5;
+  CHECK(s.restart(others, located({image(1, 7), image(2, 9)}), 9) == 0);
+
   CHECK(error_of([&] { located({image(1, 7)}); }) == "the prompt has 6 image tokens (id 999), its 1 image needs 2");
   CHECK(error_of([&] { located({}); }) == "the prompt has 6 image tokens (id 999), its 0 images need 0");
 }

@@ -66,4 +66,6 @@ TEST_CASE("load_plan: what does not fit is refused with what would") {
   CHECK(error_of([&] {
           plan_load({.max_context = 10'485'761}, config, 17, bf16(), std::nullopt);
         }).find("a context of 10485761 tokens is longer than the 10485760 of ") == 0);
+  CHECK(error_of([&] { plan_load({.threads = 4096}, config, 17, bf16(), std::nullopt); }) ==
+        "threads must be at most 1024, not 4096");
 }
