@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/map_guard.h"
 
 namespace l4 {
 
@@ -39,11 +40,13 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
     void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
     if (data == MAP_FAILED) fail(ErrorKind::io, path.string(), ": cannot map: ", std::strerror(errno));
     data_ = data;
+    watch_ = watch_map(data_, size_, path.string());
   }
   fd_ = std::exchange(file.fd, -1);
 }
 
 MappedFile::~MappedFile() {
+  unwatch_map(watch_);
   if (data_) ::munmap(data_, size_);
   if (fd_ >= 0) ::close(fd_);
 }
@@ -51,12 +54,14 @@ MappedFile::~MappedFile() {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::exchange(other.fd_, -1)),
+      watch_(std::exchange(other.watch_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(fd_, other.fd_);
+  std::swap(watch_, other.watch_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;

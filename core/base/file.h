@@ -13,8 +13,8 @@ namespace l4 {
 namespace fs = std::filesystem;
 
 // A file mapped read-only; the bytes live as long as this object. Symlinks are followed. The file stays open, so that
-// what happened to it since can be asked. Reading mapped bytes that are no longer in the file is a SIGBUS, which the
-// system sends and nobody can catch as an exception: ask for size_now() first, or use read_at().
+// what happened to it since can be asked. Reading mapped bytes that the file has lost ends the process with one line
+// (base/map_guard.h): ask for size_now() first, or use read_at().
 class MappedFile {
  public:
   explicit MappedFile(const fs::path& path);  // throws Error{io} naming the path
@@ -33,7 +33,7 @@ class MappedFile {
 
  private:
   fs::path path_;
-  int fd_ = -1;
+  int fd_ = -1, watch_ = -1;
   void* data_ = nullptr;
   size_t size_ = 0;
 };

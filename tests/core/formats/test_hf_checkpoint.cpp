@@ -5,11 +5,13 @@
 
 #include "base/log.h"
 #include "formats/json.h"
+#include "support/capture.h"
 #include "support/test.h"
 
 using namespace l4;
 using l4::test::error_of;
 using l4::test::shared_data;
+using l4::test::stderr_of;
 using l4::test::TempDir;
 
 namespace {
@@ -131,17 +133,20 @@ TEST_CASE("hf_checkpoint: index and shards must agree") {
   CHECK(error_of([&] { HfCheckpoint c(dir.path()); }) ==
         (dir / kShard2).string() + ": tensor \"e\" is missing, though model.safetensors.index.json says it is there");
   write_file_atomic(dir / kIndex, index_json({{"a", kShard2}, {"b", kShard1}, {"c", kShard2}, {"d", kShard2}}));
-  LogLevel before = log_level();
-  set_log_level(LogLevel::error);
-  CHECK(error_of([&] { HfCheckpoint c(dir.path()); }).find(cat(kShard2, ": tensor \"a\" is missing")) !=
-        std::string::npos);
+  std::string message;
+  stderr_of([&] { message = error_of([&] { HfCheckpoint c(dir.path()); }); });
+  CHECK(message.find(cat(kShard2, ": tensor \"a\" is missing")) != std::string::npos);
 
   // What the index does not name is left out; where two shards have a tensor, the index says which.
   write_shard(dir / kShard1, {"a", "b", "extra"});
   write_shard(dir / kShard2, {"b", "c", "d"});
   write_file_atomic(dir / kIndex, index_json({{"a", kShard1}, {"b", kShard2}, {"c", kShard2}, {"d", kShard2}}));
+  std::string warning = stderr_of([&] { HfCheckpoint c(dir.path()); });
+  CHECK(warning.find(cat("leaves out 2 tensors that the weight files have, first \"b\" in ", kShard1,
+                         ": not loaded")) != std::string::npos);
+  set_log_level(LogLevel::error);
   HfCheckpoint checkpoint(dir.path());
-  set_log_level(before);
+  set_log_level(LogLevel::warning);
   CHECK(checkpoint.names() == std::vector<std::string>{"a", "b", "c", "d"});
   CHECK(checkpoint.find("b")->file == 1);
   CHECK(checkpoint.find("extra") == nullptr);

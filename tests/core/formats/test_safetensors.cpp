@@ -319,7 +319,7 @@ TEST_CASE("safetensors: a header of 30,000 tensors is read in well under a secon
   SafetensorsFile file(dir / "f");
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   CHECK(file.tensors().size() == n);
-  CHECK(seconds < 2);  // measured: see the head of safetensors.h; room for a busy machine and sanitizers
+  CHECK(seconds < 5);  // 0.13 s of one core; room for a busy machine and sanitizers
   MESSAGE("30,000 tensors in " << seconds << " s");
 }
 

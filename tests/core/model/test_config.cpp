@@ -5,11 +5,13 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "support/capture.h"
 #include "support/test.h"
 
 using namespace l4;
 using l4::test::error_of;
 using l4::test::shared_data;
+using l4::test::stderr_of;
 using l4::test::TempDir;
 
 namespace {
@@ -460,6 +462,20 @@ TEST_CASE("config: a missing or unreadable file is named") {
   CHECK(error_of([&] {
           load_model_config(dir.path());
         }).rfind((dir / "config.json").string() + ": not valid JSON", 0) == 0);
+}
+
+TEST_CASE("config: what is odd but legal is warned about and obeyed") {
+  Json rope = parse_json(R"({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                             "original_max_position_embeddings": 64})",
+                         "t");
+  ModelConfig c;
+  std::string warning = stderr_of([&] { c = with("text_config.rope_scaling", rope); });
+  CHECK(warning.find("f/config.json: text_config.rope_scaling: factor 8 and high_freq_factor 4") != std::string::npos);
+  CHECK(c.text.rope.factor == 8);
+  CHECK(c.text.rope.high_freq_factor == 4);
+  rope.set("factor", 16.0);
+  rope.set("high_freq_factor", 1.0);
+  CHECK(stderr_of([&] { with("text_config.rope_scaling", rope); }) == "");
 }
 
 // Whatever happens to the bytes of a config, reading it ends in a checked config or in one line.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "support/golden_model.h"
 #include "support/test.h"
 
 using namespace l4;
@@ -102,6 +103,29 @@ TEST_CASE("tensor_names: Maverick's index is not Scout's") {
   CHECK(message.find("and 140 more)") != std::string::npos);
   CHECK(message.find("72 unexpected (") != std::string::npos);
   CHECK(message.size() < 1500);
+}
+
+TEST_CASE("tensor_names: what transformers saved of every golden model is what its config implies") {
+  for (const std::string& name : l4::test::GoldenModel::names()) {
+    INFO(name);
+    l4::test::GoldenModel golden(name);
+    ModelConfig config = parse_model_config(golden.config, name);
+    std::map<std::string, std::string> saved, expected;
+    for (const auto& t : golden.tensors) {
+      Shape shape;
+      for (int64_t d : t.shape) shape.append(d);
+      saved.emplace(canonical_tensor_name(t.name), shape.str());
+    }
+    for (const ExpectedTensor& t : expected_tensors(config)) expected.emplace(t.name, t.shape.str());
+    CHECK(saved == expected);
+    if (!golden.stored) continue;
+    fs::path dir = golden.checkpoint({});
+    ModelConfig loaded = load_model_config(dir);
+    HfCheckpoint checkpoint(dir);
+    check_tensors(loaded, checkpoint);
+    CHECK(checkpoint.names().size() == golden.tensors.size());
+    CHECK(loaded.generation.eos_ids == loaded.eos_ids);
+  }
 }
 
 TEST_CASE("tensor_names: biases, tied embeddings, text only") {
