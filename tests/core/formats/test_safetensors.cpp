@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstring>
+#include <ctime>
 #include <random>
 
 #include "support/test.h"
@@ -305,7 +305,7 @@ TEST_CASE("safetensors: abuse attempts") {
   }
 }
 
-TEST_CASE("safetensors: a header of 30,000 tensors is read in well under a second") {
+TEST_CASE("safetensors: a header of 30,000 tensors takes well under a second") {
   std::string header = "{";
   const int n = 30'000;  // Maverick's experts apart, with scales
   for (int i = 0; i < n; ++i)
@@ -315,12 +315,11 @@ TEST_CASE("safetensors: a header of 30,000 tensors is read in well under a secon
                   "U8", "[1,1]", uint64_t(i), uint64_t(i) + 1));
   TempDir dir;
   write_file_atomic(dir / "f", file_of(header + "}", n));
-  auto begin = std::chrono::steady_clock::now();
+  std::clock_t begin = std::clock();  // processor time: other processes do not count
   SafetensorsFile file(dir / "f");
-  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  double seconds = double(std::clock() - begin) / CLOCKS_PER_SEC;
   CHECK(file.tensors().size() == n);
-  CHECK(seconds < 5);  // 0.13 s of one core; room for a busy machine and sanitizers
-  MESSAGE("30,000 tensors in " << seconds << " s");
+  CHECK(seconds < 2);  // 0.13 s measured; room for slow machines and sanitizers
 }
 
 TEST_CASE("safetensors: a tensor that is not aligned can be read but not viewed") {
