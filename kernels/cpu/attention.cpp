@@ -46,6 +46,7 @@ struct State {
   // The state of the keys so far and of the group after them.
   void merge(const State& next, int64_t count, int64_t width) {
     for (int64_t i = 0; i < count; ++i) {
+      if (next.l[i] == 0) continue;  // of a row that ends before the group begins
       const float top = std::max(m[i], next.m[i]);
       const float a = std::exp(m[i] - top), b = std::exp(next.m[i] - top);
       m[i] = top;
@@ -137,10 +138,9 @@ void attend_range(const SimdKernels& simd, const Dims& d, int64_t n_rows, int64_
                   bool round_p, const Visible& visible, const Read& read, const Workspace& w, State state) {
   const int64_t g = d.heads_per_kv();
   for (int64_t first = begin; first < end; first += kBlockKeys) {
-    const int64_t n = std::min(kBlockKeys, end - first), padded = (n + 3) / 4 * 4;
+    const int64_t n = std::min(kBlockKeys, end - first);
     read(KvPages::Part::key, first, n, w.keys);
     read(KvPages::Part::value, first, n, w.values);
-    std::fill(w.keys + n * d.width, w.keys + padded * d.width, 0.0f);
     auto some = [&](int64_t row, int64_t rows, int64_t n_keys) {
       const int64_t query = row * g;
       simd.attend(int(rows * g), int(n_keys), int(d.width), w.q + query * d.width, w.keys, w.values, scale, round_p,
@@ -248,14 +248,7 @@ void paged_attention(const OpContext& ctx, const AttentionArgs& args) {
     for (int64_t group = 1; group * size < tile.last_key(); ++group) {
       State next(w.group, queries);
       attend_group(tile, kv, group, w, next);
-      // A tile's first rows may end before this group begins: they have nothing to merge.
-      int64_t skip = 0;
-      while (tile.keys(skip) <= group * size) ++skip;
-      const int64_t from = skip * d.heads_per_kv();
-      State mine = state, theirs = next;
-      mine.m += from, mine.l += from, mine.acc += from * d.width;
-      theirs.m += from, theirs.l += from, theirs.acc += from * d.width;
-      mine.merge(theirs, queries - from, d.width);
+      state.merge(next, queries, d.width);
     }
     store_outputs(d, state, args.out, row, tile.n_rows, kv);
   });

@@ -70,7 +70,8 @@ void keep_top_k(std::vector<int32_t>& candidates, int32_t top_k, const Better& b
   std::sort(candidates.begin(), candidates.end(), better);
 }
 
-// Keeps candidates while the probability before them, a part of the candidates' weights, is below top_p.
+// Keeps candidates while the probability before them, a part of the candidates' weights, is below top_p (0: none; the
+// best one is in the draw whatever the filters say).
 template <class Better>
 void keep_top_p(std::vector<int32_t>& candidates, bool sorted, float top_p, std::span<const float> weights,
                 const Better& better) {
@@ -78,10 +79,9 @@ void keep_top_p(std::vector<int32_t>& candidates, bool sorted, float top_p, std:
   for (int32_t id : candidates) total += weights[size_t(id)];
   const double limit = double(top_p) * total;
   double before = 0;
-  size_t kept = 0;
   if (sorted) {
-    for (; kept < candidates.size() && (kept == 0 || before < limit); ++kept)
-      before += weights[size_t(candidates[kept])];
+    size_t kept = 0;
+    for (; kept < candidates.size() && before < limit; ++kept) before += weights[size_t(candidates[kept])];
     candidates.resize(kept);
     return;
   }
@@ -89,7 +89,7 @@ void keep_top_p(std::vector<int32_t>& candidates, bool sorted, float top_p, std:
   auto worse = [&](int32_t a, int32_t b) { return better(b, a); };
   std::make_heap(candidates.begin(), candidates.end(), worse);
   auto end = candidates.end();
-  for (; end != candidates.begin() && (kept == 0 || before < limit); ++kept) {
+  for (; end != candidates.begin() && before < limit;) {
     before += weights[size_t(candidates.front())];
     std::pop_heap(candidates.begin(), end, worse);
     --end;

@@ -23,7 +23,7 @@ struct SimdKernels {
                     float* c, int64_t c_stride, bool first);
 
   // One block of attention for `rows` queries that all see the same n_keys keys. q [rows][width], k and v
-  // [n_keys rounded up to 4][width], width a multiple of 16 (zero padded), scores: scratch, rows * (n_keys rounded up
+  // [n_keys rounded up to 4][width], width a multiple of 16 (zero padded; keys beyond n_keys may hold anything), scores: scratch, rows * (n_keys rounded up
   // to 16). State of each row: running maximum m (starts -inf), sum l and acc [width] (start 0), relative to m. The
   // weights exp(s - m) are rounded to bf16 before they multiply v if round_p; l is summed before that.
   void (*attend)(int rows, int n_keys, int width, const float* q, const float* k, const float* v, float scale,

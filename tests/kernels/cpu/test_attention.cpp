@@ -40,9 +40,12 @@ const std::vector<AttentionCase> kCases = {
     {"one token", 1, 1, 8, 4, {{0, 1}}},
     {"decode at a page's first and last entry", 4, 2, 16, 8, {{8, 1}, {7, 1}, {15, 1}, {16, 1}}},
     {"prefill over pages of one entry", 2, 1, 16, 1, {{0, 9}}},
+    {"pages of a size that divides no block", 2, 1, 16, 24, {{50, 60}}},
     {"block edges: 63, 64, 65 keys", 2, 2, 16, 16, {{62, 1}, {63, 1}, {64, 1}, {60, 12}, {0, 5}}},
     {"group edges: 1023 to 1026 keys in one span", 2, 1, 16, 32, {{1020, 12}}},
     {"several groups, decode", 4, 2, 16, 64, {{2999, 1}, {0, 1}}},
+    {"longer groups beyond 65,536 keys, prefill", 1, 1, 8, 128, {{65530, 12}}},
+    {"longer groups beyond 65,536 keys, decode", 1, 1, 8, 128, {{65535, 1}, {65536, 1}}},
     {"head dimension 24, five heads a kv head", 10, 2, 24, 8, {{3, 20}, {0, 17}}},
     {"head dimension 128", 4, 2, 128, 128, {{100, 40}, {0, 3}, {250, 1}}},
     {"more heads than a tile has queries", 20, 1, 16, 8, {{5, 13}}},
@@ -121,8 +124,8 @@ TEST_CASE("cpu attention: a row's bits depend on neither the other rows nor the 
   Machine one(1), three(3);
   for (DType a : {DType::f32, DType::bf16}) {
     Numbers numbers(8);
-    // 37 rows in three spans; the long one has four groups, and a row whose block is cut by the diagonal.
-    const AttentionCase c{"", 6, 2, 40, 16, {{3500, 20}, {0, 16}, {77, 1}}};
+    // 37 rows in three spans; the long one's rows begin in the third group and end in the fourth.
+    const AttentionCase c{"", 6, 2, 40, 16, {{3060, 20}, {0, 16}, {77, 1}}};
     Cache cache(numbers, a, c);
     Values q = numbers.tensor(a, {37, 6, 40}, -3, 3), together(a, {37, 6, 40}), again(a, {37, 6, 40});
     auto run = [&](Machine& m, const StepPlan& step, const View& queries, const View& out) {
@@ -220,26 +223,35 @@ TEST_CASE("cpu attention: every instruction set's block kernel against doubles")
         Values q = numbers.tensor(DType::f32, {rows, width}), k = numbers.tensor(DType::f32, {padded, width});
         Values v = numbers.tensor(DType::f32, {padded, width}), scores(DType::f32, {rows, 64});
         Values m(DType::f32, {rows}), l(DType::f32, {rows}), acc(DType::f32, {rows, width});
+        const bool round_p = n_keys % 2 == 0;
         std::fill_n(m.view.f32(), rows, -INFINITY);
         std::fill_n(l.view.f32(), rows, 0.0f);
         std::fill_n(acc.view.f32(), rows * width, 0.0f);
-        kernels->attend(rows, n_keys, width, q.view.f32(), k.view.f32(), v.view.f32(), 0.5f, false, scores.view.f32(),
+        kernels->attend(rows, n_keys, width, q.view.f32(), k.view.f32(), v.view.f32(), 0.5f, round_p, scores.view.f32(),
                         m.view.f32(), l.view.f32(), acc.view.f32());
-        Doubles want, size;
-        for (int64_t r = 0; r < rows; ++r)
+        Doubles want, size, total;
+        for (int64_t r = 0; r < rows; ++r) {
+          total.push_back(0);
+          std::vector<double> p;
+          for (int64_t j = 0; j < n_keys; ++j) {
+            double s = 0;
+            for (int64_t i = 0; i < width; ++i) s += q.at(r * width + i) * k.at(j * width + i);
+            p.push_back(std::exp(s * 0.5 - m.at(r)));
+            total.back() += p.back();  // before rounding
+            if (round_p) p.back() = round_as(DType::bf16, p.back());
+          }
           for (int64_t d = 0; d < width; ++d) {
             double sum = 0, terms = 0;
             for (int64_t j = 0; j < n_keys; ++j) {
-              double s = 0;
-              for (int64_t i = 0; i < width; ++i) s += q.at(r * width + i) * k.at(j * width + i);
-              double p = std::exp(s * 0.5 - m.at(r)) * v.at(j * width + d);
-              sum += p;
-              terms += std::abs(p);
+              sum += p[size_t(j)] * v.at(j * width + d);
+              terms += std::abs(p[size_t(j)] * v.at(j * width + d));
             }
             want.push_back(sum);
             size.push_back(terms);
           }
+        }
         CHECK(difference(acc, want, size, tolerance::kAttention) == "");
+        CHECK(difference(l, total, tolerance::kAttention) == "");
       }
   }
 }

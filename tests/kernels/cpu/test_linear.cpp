@@ -48,7 +48,8 @@ TEST_CASE("cpu linear: several jobs, rows chosen and scaled, an expert without r
   const int64_t k = 70, n = 45, n_rows = 29;
   for (DType a : {DType::f32, DType::bf16})
     for (int spread : {0, 1}) {
-      Weights w(machine.pool, numbers, {.name = "experts", .n = n, .k = k, .n_experts = 4, .format = format_of(a)});
+      Weights w(machine.pool, numbers,
+                {.name = "experts", .n = n, .k = k, .n_experts = 4, .bias = true, .format = format_of(a)});
       Values x = numbers.tensor(a, {n_rows, k}), y(a, {n_rows, n});
       // Which rows each expert gets: expert 2 none, or expert 3 all of them.
       std::vector<int32_t> rows[4];

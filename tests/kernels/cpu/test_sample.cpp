@@ -245,9 +245,10 @@ TEST_CASE("sampling random: the hash is fixed, uniform and bounded") {
   }
   CHECK(std::abs(sum / n - 0.5772157) < 0.02);                         // Euler's constant
   CHECK(std::abs(square / n - sum / n * sum / n - 1.6449341) < 0.05);  // pi^2 / 6
-  CHECK(most < 22.9);  // 33 ln 2, at u = 2^-33
+  CHECK(most < 22.9);                                                  // 33 ln 2, at u = 2^-33
   // Seeds, positions and tokens that differ in one bit share nothing.
   CHECK(sample_key(1, 0) != sample_key(0, 1));
+  CHECK(sample_key(kSampleGolden, 0) != sample_key(0, 1));  // a seed is no shift of positions
   int equal = 0;
   for (int bit = 0; bit < 31; ++bit)
     equal += __builtin_popcount(sample_bits(sample_key(0, 0), 0) ^ sample_bits(sample_key(0, 0), 1 << bit));

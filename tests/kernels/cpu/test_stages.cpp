@@ -320,7 +320,9 @@ TEST_CASE("cpu stages: feed-forward, dense and routed, one and two experts a row
         Values x = x0;
         run(device, *one, l.shared_up.packed, l.shared_down.packed, moe ? &l.up.packed : nullptr,
             moe ? &l.down.packed : nullptr, 0, x);
-        CHECK(difference(x, want.v, ones(want.v, 4), tolerance::kStage) == "");
+        Tolerance close = tolerance::kStage;
+        close.bf16_differ = 0.01;  // one rank rounds exactly where the reference does
+        CHECK(difference(x, want.v, ones(want.v, 4), close) == "");
 
         for (bool ep : {false, true}) {
           if (ep && !moe) continue;
