@@ -122,33 +122,45 @@ TEST_CASE("cpu attention: scores far apart, and a cache of another type than the
 
 TEST_CASE("cpu attention: a row's bits depend on neither the other rows nor the threads") {
   Machine one(1), three(3);
-  for (DType a : {DType::f32, DType::bf16}) {
-    Numbers numbers(8);
-    // 37 rows in three spans; the long one's rows begin in the third group and end in the fourth.
-    const AttentionCase c{"", 6, 2, 40, 16, {{3060, 20}, {0, 16}, {77, 1}}};
-    Cache cache(numbers, a, c);
-    Values q = numbers.tensor(a, {37, 6, 40}, -3, 3), together(a, {37, 6, 40}), again(a, {37, 6, 40});
-    auto run = [&](Machine& m, const StepPlan& step, const View& queries, const View& out) {
-      m.run([&](const cpu::OpContext& ctx) {
-        AttentionArgs args = cache.args(step, q, together, 0.2);
-        args.q = queries, args.out = out;
-        cpu::paged_attention(ctx, args);
-      });
-    };
-    run(three, cache.step, q, together);
-    run(one, cache.step, q, again);
-    CHECK(same_bits(together, again));
-    const KvPlan& plan = cache.step.of(cache.layer.kind);
-    for (const KvSpan& span : plan.spans)
-      for (int32_t r = 0; r < span.n_rows; ++r) {
-        StepPlan single;
-        single.ids = {0};
-        single.of(cache.layer.kind) = {{{0, 1, span.past + r, span.table}}, plan.pages};
-        Values out(a, {1, 6, 40});
-        run(three, single, q.view.slice(span.row + r, 1), out);
-        CHECK(same_bits(out, together.view.slice(span.row + r, 1)));
+  const AttentionCase cases[] = {
+      {"37 rows; the long span's begin in the third group and end in the fourth",
+       6,
+       2,
+       40,
+       16,
+       {{3060, 20}, {0, 16}, {77, 1}}},
+      {"rows on both sides of the edge where groups grow longer", 2, 1, 8, 128, {{65530, 12}}},
+  };
+  for (const AttentionCase& c : cases)
+    for (DType a : {DType::f32, DType::bf16})
+      for (double scale : {0.2, 0.001}) {  // scores of some units, and near zero
+        INFO(cat(c.what, " ", dtype_name(a), " ", scale));
+        Numbers numbers(8);
+        Cache cache(numbers, a, c);
+        const int64_t t = cache.step.n_rows();
+        const Shape shape{t, c.n_heads, c.hd};
+        Values q = numbers.tensor(a, shape, -3, 3), together(a, shape), again(a, shape);
+        auto run = [&](Machine& m, const StepPlan& step, const View& queries, const View& out) {
+          m.run([&](const cpu::OpContext& ctx) {
+            AttentionArgs args = cache.args(step, q, together, scale);
+            args.q = queries, args.out = out;
+            cpu::paged_attention(ctx, args);
+          });
+        };
+        run(three, cache.step, q, together);
+        run(one, cache.step, q, again);
+        CHECK(same_bits(together, again));
+        const KvPlan& plan = cache.step.of(cache.layer.kind);
+        for (const KvSpan& span : plan.spans)
+          for (int32_t r = 0; r < span.n_rows; ++r) {
+            StepPlan single;
+            single.ids = {0};
+            single.of(cache.layer.kind) = {{{0, 1, span.past + r, span.table}}, plan.pages};
+            Values out(a, {1, c.n_heads, c.hd});
+            run(three, single, q.view.slice(span.row + r, 1), out);
+            CHECK(same_bits(out, together.view.slice(span.row + r, 1)));
+          }
       }
-  }
 }
 
 TEST_CASE("cpu attention: a NaN in another row's future keys stays there") {
