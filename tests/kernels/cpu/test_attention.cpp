@@ -123,12 +123,12 @@ TEST_CASE("cpu attention: scores far apart, and a cache of another type than the
 TEST_CASE("cpu attention: a row's bits depend on neither the other rows nor the threads") {
   Machine one(1), three(3);
   const AttentionCase cases[] = {
-      {"37 rows; the long span's begin in the third group and end in the fourth",
+      {"57 rows, some on both sides of a block's edge, some of a group's",
        6,
        2,
        40,
        16,
-       {{3060, 20}, {0, 16}, {77, 1}}},
+       {{3060, 20}, {0, 16}, {77, 1}, {118, 20}}},
       {"rows on both sides of the edge where groups grow longer", 2, 1, 8, 128, {{65530, 12}}},
   };
   for (const AttentionCase& c : cases)
