@@ -57,7 +57,8 @@ std::string format_help(const CommandInfo& command, int width) {
       }
     }
   }
-  out += "\nEvery flag can be given as a variable: --ctx-size as L4_ARG_CTX_SIZE. The flag wins.\n";
+  const std::string variables = "Every flag can be given as a variable, --ctx-size as L4_ARG_CTX_SIZE. The flag wins.";
+  out += cat("\n", join(wrapped(variables, columns), "\n"), "\n");
   if (!command.examples.empty()) out += cat("\nExamples:\n", indented(command.examples));
   return out;
 }
@@ -73,10 +74,18 @@ std::string quoted(const std::string& text) {
   return out + "'";
 }
 
-bool wants_file(const FlagInfo& flag) { return flag.value.find("FILE") != std::string::npos; }
-bool wants_directory(const FlagInfo& flag) { return flag.value == "DIR"; }
-bool is_choice(const FlagInfo& flag) { return flag.value.find('|') != std::string::npos; }
-std::string choices(const FlagInfo& flag) { return join(split(flag.value, '|'), " "); }
+bool wants_file(const FlagInfo& flag) {
+  return flag.value.find("FILE") != std::string::npos;
+}
+bool wants_directory(const FlagInfo& flag) {
+  return flag.value == "DIR";
+}
+bool is_choice(const FlagInfo& flag) {
+  return flag.value.find('|') != std::string::npos;
+}
+std::string choices(const FlagInfo& flag) {
+  return join(split(flag.value, '|'), " ");
+}
 std::string function_of(const CommandInfo& command) {
   return cat("_", join(split(join(split(command.program, '-'), "_"), ' '), "_"));
 }
@@ -124,7 +133,8 @@ std::string zsh_script(const CommandInfo& command) {
       continue;
     }
     for (const std::string& name : flag.names)
-      specs += cat(" \\\n    ", quoted(cat("*", name, "[", zsh_escaped(flag.help), "]", flag.value.empty() ? "" : action)));
+      specs +=
+          cat(" \\\n    ", quoted(cat("*", name, "[", zsh_escaped(flag.help), "]", flag.value.empty() ? "" : action)));
   }
   return cat("#compdef ", command.program, "\n# zsh completion of ", command.program,
              ": put it in a folder of $fpath as ", function, "\n", function, "() {\n  _arguments -s", specs,

@@ -29,8 +29,12 @@ void wrong_value(const std::string& expected, const std::string& found) {
 
 namespace {
 
-bool is_long(const std::string& name) { return name.rfind("--", 0) == 0; }
-bool is_alias(const std::string& name) { return name[0] == '-' && !is_long(name) && name.size() > 2; }  // "-tp"
+bool is_long(const std::string& name) {
+  return name.rfind("--", 0) == 0;
+}
+bool is_alias(const std::string& name) {
+  return name[0] == '-' && !is_long(name) && name.size() > 2;
+}  // "-tp"
 
 std::string variable_of(const std::string& long_name) {
   std::string out = "L4_ARG_";
@@ -66,7 +70,10 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 }  // namespace
 
 Flags::Flags(std::string program, std::string about, Variables variables)
-    : variables_(variables), program_(std::move(program)), about_(std::move(about)), parser_(std::make_unique<Parser>()) {
+    : variables_(variables),
+      program_(std::move(program)),
+      about_(std::move(about)),
+      parser_(std::make_unique<Parser>()) {
   parser_->app.set_help_flag();
   parser_->app.allow_extras();
 }
@@ -138,8 +145,8 @@ void Flags::path(const std::string& names, const std::string& name, const std::s
 }
 
 template <class T>
-void Flags::number(const std::string& names, const std::string& name, const std::string& help,
-                   std::optional<T>* target, T low, T high) {
+void Flags::number(const std::string& names, const std::string& name, const std::string& help, std::optional<T>* target,
+                   T low, T high) {
   value(names, name, help, [=](const std::string& text) {
     constexpr bool kWhole = std::is_integral_v<T>;
     const T most = std::numeric_limits<T>::max();
@@ -217,6 +224,9 @@ std::optional<int> Flags::parse(int argc, char** argv) {
   }
   try {
     app.parse(words);
+  } catch (const CLI::ArgumentMismatch& e) {
+    const std::string what = e.what();
+    fail(ErrorKind::usage, what.substr(0, what.find(':')), ": expected a value");
   } catch (const CLI::Error& e) {
     std::string message = e.what();
     std::replace(message.begin(), message.end(), '\n', ' ');

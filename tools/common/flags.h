@@ -1,5 +1,6 @@
-// A tool's command line. CLI11 cuts it into words (its header is included in flags.cpp alone, it is slow to compile); what
-// people see is made here: one table gives --help, the shell completions, the L4_ARG_* variables and errors of one line.
+// A tool's command line. CLI11 cuts it into words (its header is included in flags.cpp alone, it is slow to compile);
+// what people see is made here: one table gives --help, the shell completions, the L4_ARG_* variables and errors of one
+// line.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,9 @@
 
 namespace l4::tools {
 
-// `names` are separated by commas: "-c,--ctx-size,--max-model-len". Names of several letters behind one dash ("-tp") are
-// known too. The first long name gives the variable: L4_ARG_CTX_SIZE; a flag beats its variable, the last of two equal
-// flags wins. `value` stands for the value in --help; "FILE" and "DIR" are completed by shells, so is "a|b|c".
+// `names` are separated by commas: "-c,--ctx-size,--max-model-len". Names of several letters behind one dash ("-tp")
+// are known too. The first long name gives the variable: L4_ARG_CTX_SIZE; a flag beats its variable, the last of two
+// equal flags wins. `value` stands for the value in --help; "FILE" and "DIR" are completed by shells, so is "a|b|c".
 class Flags {
  public:
   enum class Variables { read, ignored };  // L4_ARG_*
@@ -25,8 +26,8 @@ class Flags {
   Flags(const Flags&) = delete;
   Flags& operator=(const Flags&) = delete;
 
-  void group(std::string heading);                                // of the flags that follow
-  void usage(std::string lines) { usage_ = std::move(lines); }    // "[-m DIR] [-p TEXT]"
+  void group(std::string heading);                              // of the flags that follow
+  void usage(std::string lines) { usage_ = std::move(lines); }  // "[-m DIR] [-p TEXT]"
   void examples(std::string lines) { examples_ = std::move(lines); }
 
   // `set` gets the value and says by wrong_value() what was expected.
@@ -46,8 +47,8 @@ class Flags {
               T low, T high);
   void size(const std::string& names, const std::string& help, int64_t* target, int64_t low);  // 4096, 8K, 1M
 
-  // Reads the words. An exit status when --help, --version or --completion was all that was asked; Error{usage} when the
-  // command line is wrong.
+  // Reads the words. An exit status when --help, --version or --completion was all that was asked; Error{usage} when
+  // the command line is wrong.
   std::optional<int> parse(int argc, char** argv);
   bool knows(const std::string& name) const;
   bool was_given(const std::string& name) const;  // on the command line or by its variable

@@ -17,24 +17,30 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
   flags.group("Model");
   flags.path("-m,--model", "DIR", "folder of the checkpoint; without it, the built-in demo", &load.model_dir);
   flags.positional("DIR", "the same", [&load](const std::string& path) {
-    if (load.model_dir.empty()) load.model_dir = path;
-    else if (load.model_dir != fs::path(path)) fail(ErrorKind::usage, "two models given, ", shown(load.model_dir.string()), " and ", shown(path));
+    if (load.model_dir.empty())
+      load.model_dir = path;
+    else if (load.model_dir != fs::path(path))
+      fail(ErrorKind::usage, "two models given, ", shown(load.model_dir.string()), " and ", shown(path));
   });
   flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
               [&load](const std::string& name) { load.device = parse_device(name); });
   flags.value("--dtype", "auto|bfloat16|float32", "of activations and KV cache; auto: as the checkpoint says",
               [&load](const std::string& name) { load.dtype = parse_dtype_option(name); });
-  flags.value("-c,--ctx-size,--max-model-len", "N", "context in tokens, like 8192 or 1M; 0 or auto: what the model has, or fits",
+  flags.value("-c,--ctx-size,--max-model-len", "N",
+              "context in tokens, like 8192 or 1M; 0 or auto: what the model has, or fits",
               [&load](const std::string& text) {
                 const std::optional<uint64_t> n = text == "auto" ? 0 : parse_size(text);
                 if (!n) wrong_value("a number of tokens like 8192, 32K or 1M, or auto", text);
                 load.max_context = int64_t(*n);
               });
-  flags.size("-b,--batch-size,--max-num-batched-tokens", "largest step while a prompt is read, in tokens", &load.batch_tokens, 1);
+  flags.size("-b,--batch-size,--max-num-batched-tokens", "largest step while a prompt is read, in tokens",
+             &load.batch_tokens, 1);
   flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &model.threads_, 0, 4096);
   flags.number<int>("-tp,--tensor-parallel-size", "N", "split each layer over N devices", &model.tp_, 1, 1024);
-  flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &model.pp_, 1, 1024);
-  flags.number<int>("-ep,--expert-parallel-size", "N", "split the experts of each layer into N groups", &model.ep_, 1, 1024);
+  flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &model.pp_, 1,
+                    1024);
+  flags.number<int>("-ep,--expert-parallel-size", "N", "split the experts of each layer into N groups", &model.ep_, 1,
+                    1024);
   flags.toggle("--enable-expert-parallel", "-ep as large as -tp", &model.enable_ep_);
   flags.value("--chat-template", "official|launch", "instead of the checkpoint's own template",
               [&load](const std::string& name) { load.chat_template = parse_chat_template_name(name); });
@@ -52,7 +58,8 @@ void ModelFlags::complete() {
   }
   std::error_code ec;
   if (!fs::exists(load.model_dir, ec)) fail(ErrorKind::io, load.model_dir.string(), ": no such folder");
-  if (!fs::is_directory(load.model_dir, ec)) fail(ErrorKind::io, load.model_dir.string(), ": not a folder; -m takes the folder of a checkpoint");
+  if (!fs::is_directory(load.model_dir, ec))
+    fail(ErrorKind::io, load.model_dir.string(), ": not a folder; -m takes the folder of a checkpoint");
 }
 
 void add_log_flags(Flags& flags) {
@@ -64,7 +71,8 @@ void add_log_flags(Flags& flags) {
                 if (found == std::end(names)) wrong_value("error, warning, info or debug", name);
                 set_log_level(LogLevel(found - std::begin(names)));
               });
-  flags.count("-v,--verbose", "more of it; -vv: all", [](int n) { set_log_level(n > 1 ? LogLevel::debug : LogLevel::info); });
+  flags.count("-v,--verbose", "more of it; -vv: all",
+              [](int n) { set_log_level(n > 1 ? LogLevel::debug : LogLevel::info); });
 }
 
 // ---- input ----------------------------------------------------------------------------------------------------------
@@ -128,13 +136,16 @@ std::vector<PreparedImage> read_images(const Frontend& frontend, const std::vect
 Prompt prompt_of_ids(const Frontend& frontend, const fs::path& model_dir, std::vector<int32_t> ids,
                      const std::vector<std::string>& image_paths) {
   const ModelConfig& config = frontend.config();
-  const bool is_expanded = config.image_token_id >= 0 && std::find(ids.begin(), ids.end(), config.image_token_id) != ids.end();
-  if (!is_expanded || !config.vision) return frontend.prompt_from_ids(std::move(ids), read_images(frontend, image_paths));
+  const bool is_expanded =
+      config.image_token_id >= 0 && std::find(ids.begin(), ids.end(), config.image_token_id) != ids.end();
+  if (!is_expanded || !config.vision)
+    return frontend.prompt_from_ids(std::move(ids), read_images(frontend, image_paths));
   const TilingConfig tiling = load_tiling_config(model_dir, config.vision->image_size);
   Prompt prompt{std::move(ids), {}};
   for (const std::string& path : image_paths) {
     const std::string bytes = read_file(path, ImageLimits{}.max_bytes);
-    auto image = std::make_shared<const ImageTiles>(preprocess(decode_image(std::as_bytes(std::span(bytes)), path), tiling));
+    auto image =
+        std::make_shared<const ImageTiles>(preprocess(decode_image(std::as_bytes(std::span(bytes)), path), tiling));
     prompt.images.push_back({{image, &image->pixels}, image->n_tiles, image->digest});
   }
   return prompt;

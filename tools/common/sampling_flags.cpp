@@ -30,7 +30,8 @@ void add_sampling_flags(Flags& flags, SamplingFlags& s) {
   constexpr int kMaxInt = std::numeric_limits<int>::max();
   constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
   flags.group("Answer");
-  flags.number<int64_t>("-n,--predict,--n-predict,--max-tokens", "N", "at most N tokens; -1: until it ends or the context is full", &s.max_tokens, -1, kMaxInt64);
+  flags.number<int64_t>("-n,--predict,--n-predict,--max-tokens", "N",
+                        "at most N tokens; -1: until it ends or the context is full", &s.max_tokens, -1, kMaxInt64);
   flags.number<int64_t>("--min-tokens", "N", "at least N tokens", &s.min_tokens, 0, kMaxInt64);
   flags.list("-r,--stop,--reverse-prompt", "TEXT", "end before this text; repeatable", [&s](const std::string& text) {
     if (text.empty()) wrong_value("a text", text);
@@ -44,13 +45,19 @@ void add_sampling_flags(Flags& flags, SamplingFlags& s) {
   flags.group("Sampling (defaults: the checkpoint's generation_config.json)");
   flags.number<float>("--temp,--temperature", "T", "0: always the likeliest token", &s.temperature, 0.0f, kMost);
   flags.number<int>("--top-k", "K", "only the K likeliest; 0: all", &s.top_k, -1, kMaxInt);
-  flags.number<float>("--top-p", "P", "only the likeliest that together have probability P; 1: all", &s.top_p, 0.0f, 1.0f);
-  flags.number<float>("--min-p", "P", "only those with P times the likeliest's probability; 0: all", &s.min_p, 0.0f, 1.0f);
-  flags.number<float>("--repeat-penalty,--repetition-penalty", "R", "divide the logits of tokens seen before; 1: off", &s.repetition_penalty, 0.01f, 100.0f);
-  flags.number<float>("--frequency-penalty", "F", "subtract F for each time a token was written; 0: off", &s.frequency_penalty, -100.0f, 100.0f);
-  flags.number<float>("--presence-penalty", "F", "subtract F once for tokens that were written; 0: off", &s.presence_penalty, -100.0f, 100.0f);
+  flags.number<float>("--top-p", "P", "only the likeliest that together have probability P; 1: all", &s.top_p, 0.0f,
+                      1.0f);
+  flags.number<float>("--min-p", "P", "only those with P times the likeliest's probability; 0: all", &s.min_p, 0.0f,
+                      1.0f);
+  flags.number<float>("--repeat-penalty,--repetition-penalty", "R", "divide the logits of tokens seen before; 1: off",
+                      &s.repetition_penalty, 0.01f, 100.0f);
+  flags.number<float>("--frequency-penalty", "F", "subtract F for each time a token was written; 0: off",
+                      &s.frequency_penalty, -100.0f, 100.0f);
+  flags.number<float>("--presence-penalty", "F", "subtract F once for tokens that were written; 0: off",
+                      &s.presence_penalty, -100.0f, 100.0f);
   flags.number<int64_t>("-s,--seed", "N", "same seed, same answer; -1: random", &s.seed, -1, kMaxInt64);
-  flags.list("-l,--logit-bias", "ID=BIAS", "add to a token's logit, -inf forbids it; repeatable", [&s](const std::string& text) { s.logit_bias.push_back(parse_bias(text)); });
+  flags.list("-l,--logit-bias", "ID=BIAS", "add to a token's logit, -inf forbids it; repeatable",
+             [&s](const std::string& text) { s.logit_bias.push_back(parse_bias(text)); });
   flags.number<int>("--logprobs", "N", "show each token's log-probability and the N likeliest", &s.n_logprobs, 0, 1000);
   flags.number<int>("--prompt-logprobs", "N", "the same for the prompt", &s.n_prompt_logprobs, 0, 1000);
 }

@@ -15,16 +15,16 @@ int terminal_width(std::FILE* stream);  // columns; 100 where it is no terminal
 enum class ColorMode { automatic, always, never };
 ColorMode parse_color_mode(const std::string& name);  // auto|always|never; Error{usage}
 
-// Escape sequences, or empty strings. Automatic: on a terminal, unless NO_COLOR is set or TERM is dumb. Whoever writes a
-// colour writes its reset in the same call, so that no way of ending leaves a coloured terminal behind.
+// Escape sequences, or empty strings. Automatic: on a terminal, unless NO_COLOR is set or TERM is dumb. Whoever writes
+// a colour writes its reset in the same call, so that no way of ending leaves a coloured terminal behind.
 struct Colors {
   std::string_view bold, dim, red, green, cyan, reset;
   bool on() const { return !reset.empty(); }
 };
 Colors colors_for(std::FILE* stream, ColorMode mode);
 
-// What a model wrote, made harmless for a terminal: control characters other than line feed and tab are left out, so that
-// no answer moves the cursor or sets the window's title.
+// What a model wrote, made harmless for a terminal: control characters other than line feed and tab are left out, so
+// that no answer moves the cursor or sets the window's title.
 std::string printable(std::string_view text);
 
 // All of it, at once; Error{io} when nobody can take it (a full disk, a closed pipe).
@@ -38,7 +38,7 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  void bytes(std::string_view what, uint64_t done, uint64_t total);   // with a rate
+  void bytes(std::string_view what, uint64_t done, uint64_t total);  // with a rate
   void tokens(std::string_view what, int64_t done, int64_t total);
   void clear();
 

@@ -10,7 +10,9 @@ namespace l4::run {
 
 namespace {
 
-bool is_system(const ChatMessage& message) { return message.role == "system"; }
+bool is_system(const ChatMessage& message) {
+  return message.role == "system";
+}
 
 std::string text_of(const ChatMessage& message) {
   if (auto* text = std::get_if<std::string>(&message.content)) return *text;

@@ -12,7 +12,8 @@ namespace {
 
 constexpr Command kCommands[] = {
     {CommandId::help, "/help", "", "this list"},
-    {CommandId::image, "/image", "PATH [QUESTION]", "add a picture to the next message (or ask about it at once)", true},
+    {CommandId::image, "/image", "PATH [QUESTION]", "add a picture to the next message (or ask about it at once)",
+     true},
     {CommandId::read, "/read", "PATH [QUESTION]", "add a file's text to the next message", true},
     {CommandId::regen, "/regen", "", "answer the last message anew"},
     {CommandId::undo, "/undo", "", "take back the last message and its answer"},
@@ -46,10 +47,14 @@ std::string take_word(std::string_view text, size_t& pos) {
   char quote = 0;
   for (; pos < text.size(); ++pos) {
     const char c = text[pos];
-    if (quote ? c == quote : c == '\'' || c == '"') quote = quote ? 0 : c;
-    else if (c == '\\' && quote != '\'' && pos + 1 < text.size()) word.push_back(text[++pos]);
-    else if (!quote && (c == ' ' || c == '\t')) break;
-    else word.push_back(c);
+    if (quote ? c == quote : c == '\'' || c == '"')
+      quote = quote ? 0 : c;
+    else if (c == '\\' && quote != '\'' && pos + 1 < text.size())
+      word.push_back(text[++pos]);
+    else if (!quote && (c == ' ' || c == '\t'))
+      break;
+    else
+      word.push_back(c);
   }
   return word;
 }
@@ -60,7 +65,8 @@ std::vector<std::string> paths_like(const std::string& typed) {
   const std::string begin = slash == std::string::npos ? typed : typed.substr(slash + 1);
   std::vector<std::string> out;
   std::error_code ec;
-  for (fs::directory_iterator it(folder.empty() ? "." : expand_home(folder), ec), end; !ec && it != end; it.increment(ec)) {
+  for (fs::directory_iterator it(folder.empty() ? "." : expand_home(folder), ec), end; !ec && it != end;
+       it.increment(ec)) {
     const std::string name = it->path().filename().string();
     if (!name.starts_with(begin) || (begin.empty() && name[0] == '.') || !is_valid_utf8(name)) continue;
     std::error_code unreadable;

@@ -25,9 +25,9 @@ std::string commands_help();
 // A line that names a command: "/image dog.jpg". A text that only begins with a slash ("/usr/bin is ...") and one of
 // several lines is none; "//x" is the text "/x".
 struct CommandLine {
-  std::string name;                // as typed
-  std::optional<CommandId> id;     // nothing: there is no such command
-  std::string argument;            // trimmed
+  std::string name;             // as typed
+  std::optional<CommandId> id;  // nothing: there is no such command
+  std::string argument;         // trimmed
 };
 std::optional<CommandLine> parse_command(std::string_view line);
 

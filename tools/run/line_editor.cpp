@@ -102,7 +102,7 @@ struct LineEditor::Impl {
   std::wstring prompt;
   Line::Kind outcome = Line::Kind::text;  // of the line being read
   bool was_typing = false;
-  std::string plain;                      // read and not yet handed out
+  std::string plain;  // read and not yet handed out
 };
 
 // ---- libedit's callbacks --------------------------------------------------------------------------------------------
@@ -115,15 +115,21 @@ LineEditor::Impl* impl_of(EditLine* el) {
   return static_cast<LineEditor::Impl*>(data);
 }
 
-wchar_t* prompt_of(EditLine* el) { return impl_of(el)->prompt.data(); }
-int read_one(EditLine* el, wchar_t* out) { return impl_of(el)->read_character(out); }
+wchar_t* prompt_of(EditLine* el) {
+  return impl_of(el)->prompt.data();
+}
+int read_one(EditLine* el, wchar_t* out) {
+  return impl_of(el)->read_character(out);
+}
 
 unsigned char on_paste(EditLine* el, wint_t) {
   impl_of(el)->paste();
   return CC_REFRESH;
 }
 
-unsigned char on_tab(EditLine* el, wint_t) { return impl_of(el)->complete() ? CC_REDISPLAY : CC_REFRESH; }
+unsigned char on_tab(EditLine* el, wint_t) {
+  return impl_of(el)->complete() ? CC_REDISPLAY : CC_REFRESH;
+}
 
 unsigned char on_new_line(EditLine* el, wint_t) {
   el_winsertstr(el, L"\n");
@@ -147,10 +153,10 @@ void LineEditor::Impl::start() {
   el_wset(el, EL_ADDFN, L"l4-complete", L"complete", on_tab);
   el_wset(el, EL_ADDFN, L"l4-new-line", L"insert a line feed", on_new_line);
   const wchar_t* const keys[][2] = {
-      {L"\\e[200~", L"l4-paste"},        {L"^I", L"l4-complete"},           {L"\\e^M", L"l4-new-line"},
-      {L"\\e^J", L"l4-new-line"},        {L"^R", L"em-inc-search-prev"},    {L"\\e[1;5D", L"ed-prev-word"},
-      {L"\\e[1;5C", L"em-next-word"},    {L"\\e[H", L"ed-move-to-beg"},     {L"\\e[F", L"ed-move-to-end"},
-      {L"\\e[1~", L"ed-move-to-beg"},    {L"\\e[4~", L"ed-move-to-end"},    {L"\\e[3~", L"ed-delete-next-char"},
+      {L"\\e[200~", L"l4-paste"},      {L"^I", L"l4-complete"},        {L"\\e^M", L"l4-new-line"},
+      {L"\\e^J", L"l4-new-line"},      {L"^R", L"em-inc-search-prev"}, {L"\\e[1;5D", L"ed-prev-word"},
+      {L"\\e[1;5C", L"em-next-word"},  {L"\\e[H", L"ed-move-to-beg"},  {L"\\e[F", L"ed-move-to-end"},
+      {L"\\e[1~", L"ed-move-to-beg"},  {L"\\e[4~", L"ed-move-to-end"}, {L"\\e[3~", L"ed-delete-next-char"},
       {L"^W", L"ed-delete-prev-word"},
   };
   for (const auto& key : keys) el_wset(el, EL_BIND, key[0], key[1], nullptr);
@@ -257,7 +263,8 @@ bool LineEditor::Impl::complete() {
     el_winsertstr(el, widened(more).c_str());
     return false;
   }
-  std::fprintf(options.screen, "\n%s", in_columns(completion.words, size_t(tools::terminal_width(options.screen))).c_str());
+  std::fprintf(options.screen, "\n%s",
+               in_columns(completion.words, size_t(tools::terminal_width(options.screen))).c_str());
   return true;
 }
 

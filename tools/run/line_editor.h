@@ -1,5 +1,5 @@
-// Reads what a person types: libedit on a terminal (editing, history, Tab, pasted lines kept together), plain lines from
-// anything else.
+// Reads what a person types: libedit on a terminal (editing, history, Tab, pasted lines kept together), plain lines
+// from anything else.
 #pragma once
 
 #include <cstdio>

@@ -21,16 +21,19 @@ void add_prompt_flags(Flags& flags, RunOptions& o) {
              [&](const std::string& path) { o.images.push_back(path); });
   flags.text("-sys,--system,--system-prompt", "TEXT", "the system message", &o.system);
   flags.toggle("-i,--interactive", "chat, also where input is no terminal; -p is the first message", &o.interactive);
-  flags.toggle("--raw,--no-chat,-no-cnv,--no-conversation", "complete the text as it is, without the chat template", &o.raw);
+  flags.toggle("--raw,--no-chat,-no-cnv,--no-conversation", "complete the text as it is, without the chat template",
+               &o.raw);
   flags.text("--ids", "IDS", "the prompt as token ids, 1,2,3 or @FILE", &o.ids);
-  flags.toggle("-sp,--special", "special tokens by their names, in --raw and --tokenize text and in answers", &o.special);
+  flags.toggle("-sp,--special", "special tokens by their names, in --raw and --tokenize text and in answers",
+               &o.special);
 }
 
 void add_output_flags(Flags& flags, RunOptions& o) {
   flags.group("Output");
   flags.toggle("--json", "one JSON object: text, ids, finish_reason, usage, timings, ...", &o.json);
   flags.toggle("--output-ids", "the answer's token ids as one JSON array", &o.output_ids);
-  flags.toggle("--stats,!--no-stats", "a line with speed and context after each answer (on a terminal: always)", &o.stats);
+  flags.toggle("--stats,!--no-stats", "a line with speed and context after each answer (on a terminal: always)",
+               &o.stats);
   flags.value("--color,--colors", "auto|always|never", "auto: on a terminal, unless NO_COLOR is set",
               [&](const std::string& name) { o.color = l4::tools::parse_color_mode(name); });
   flags.path("--history", "FILE", "of lines typed; default: ~/.local/state/l4/history", &o.history_file);
@@ -55,7 +58,8 @@ void choose_task(RunOptions& o, const Tasks& tasks) {
   using Task = RunOptions::Task;
   const bool render = !o.render_file.empty();
   if (tasks.list_devices + tasks.dry_run + tasks.detokenize + (tasks.tokenize || render) > 1)
-    l4::fail(ErrorKind::usage, "--dry-run, --list-devices, --detokenize and --tokenize or --render: one of them at a time");
+    l4::fail(ErrorKind::usage,
+             "--dry-run, --list-devices, --detokenize and --tokenize or --render: one of them at a time");
   if (tasks.list_devices) o.task = Task::list_devices;
   if (tasks.dry_run) o.task = Task::dry_run;
   if (tasks.detokenize) o.task = Task::detokenize;
@@ -64,7 +68,8 @@ void choose_task(RunOptions& o, const Tasks& tasks) {
 }
 
 void check(const RunOptions& o) {
-  if (o.ids && (o.prompt || !o.files.empty())) l4::fail(ErrorKind::usage, "--ids is a prompt, and so are -p and -f: one of them");
+  if (o.ids && (o.prompt || !o.files.empty()))
+    l4::fail(ErrorKind::usage, "--ids is a prompt, and so are -p and -f: one of them");
   if (o.ids && o.system) l4::fail(ErrorKind::usage, "--ids is a whole prompt: --system has no place in it");
   if (o.json && o.output_ids) l4::fail(ErrorKind::usage, "--json holds the ids already: without --output-ids");
   if (o.interactive && (o.json || o.output_ids || o.ids))
@@ -77,15 +82,17 @@ int l4_run_main(int argc, char** argv) {
   RunOptions o;
   Tasks tasks;
   Flags flags("l4-run", "Chat with a Llama 4 model, or get one answer.");
-  flags.usage("l4-run [-m DIR]                       chat (/help lists its commands)\n"
-              "l4-run [-m DIR] -p TEXT [--image F]   one answer\n"
-              "COMMAND | l4-run [-m DIR]             one answer to a command's output");
-  flags.examples("l4-run -m Llama-4-Scout-17B-16E-Instruct\n"
-                 "l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'What is on this picture?' --image dog.jpg\n"
-                 "git diff | l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'Review this change.' -f -\n"
-                 "l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'Name a colour.' --temp 0 -n 20 --json\n"
-                 "l4-run -m Llama-4-Maverick-17B-128E-Instruct -tp 8 -c 1M --dry-run\n"
-                 "l4-run --raw -p 'Once upon a time' --seed 7");
+  flags.usage(
+      "l4-run [-m DIR]                       chat (/help lists its commands)\n"
+      "l4-run [-m DIR] -p TEXT [--image F]   one answer\n"
+      "COMMAND | l4-run [-m DIR]             one answer to a command's output");
+  flags.examples(
+      "l4-run -m Llama-4-Scout-17B-16E-Instruct\n"
+      "l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'What is on this picture?' --image dog.jpg\n"
+      "git diff | l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'Review this change.' -f -\n"
+      "l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'Name a colour.' --temp 0 -n 20 --json\n"
+      "l4-run -m Llama-4-Maverick-17B-128E-Instruct -tp 8 -c 1M --dry-run\n"
+      "l4-run --raw -p 'Once upon a time' --seed 7");
   add_prompt_flags(flags, o);
   l4::tools::add_model_flags(flags, o.model);
   l4::tools::add_sampling_flags(flags, o.sampling);

@@ -21,7 +21,8 @@ Prompt make_prompt(const RunOptions& options, const Frontend& frontend) {
   const std::vector<PreparedImage> images = tools::read_images(frontend, options.images);
   if (options.raw || !frontend.chat_template()) {
     if (options.system) fail(ErrorKind::usage, "--system: a completion has no system message");
-    if (!options.raw) log_warning(options.model.load.model_dir.string(), ": has no chat template; completing the text as it is");
+    if (!options.raw)
+      log_warning(options.model.load.model_dir.string(), ": has no chat template; completing the text as it is");
     return frontend.prompt_from_text(text, options.special || !images.empty(), images);
   }
   if (text.empty() && images.empty()) fail(ErrorKind::usage, "the prompt is empty");
@@ -94,8 +95,8 @@ int run_one_shot(const RunOptions& options) {
     std::fprintf(stderr, "answer:\n%s", logprobs_table(answer.tokens, tokenizer).c_str());
   const bool show_stats = options.stats || (streams && on_terminal && !options.no_stats);
   if (show_stats)
-    std::fprintf(stderr, "%s%s%s\n", std::string(colors.dim).c_str(),
-                 stats_line(answer, engine->max_context()).c_str(), std::string(colors.reset).c_str());
+    std::fprintf(stderr, "%s%s%s\n", std::string(colors.dim).c_str(), stats_line(answer, engine->max_context()).c_str(),
+                 std::string(colors.reset).c_str());
   return answer.interrupted ? 130 : 0;
 }
 

@@ -83,7 +83,8 @@ class Repl {
 LineEditor::Options editor_options(const RunOptions& options, std::FILE* screen) {
   LineEditor::Options out;
   out.screen = screen;
-  if (!options.no_history) out.history_file = options.history_file.empty() ? default_history_file() : options.history_file;
+  if (!options.no_history)
+    out.history_file = options.history_file.empty() ? default_history_file() : options.history_file;
   out.complete = complete_line;
   return out;
 }
@@ -108,7 +109,9 @@ void Repl::say(std::string_view color, const std::string& text) {
 // One message: lines go on after a backslash at the end, and between two marks of """.
 std::optional<std::string> Repl::read_message() {
   constexpr std::string_view kMark = "\"\"\"";
-  const std::string first_prompt = cat(colors_.green, "> ", colors_.reset), next_prompt = cat(colors_.dim, ". ", colors_.reset);
+  // libedit shows an escape sequence together with the letter behind it: the reset must not be the last.
+  const std::string first_prompt = cat(colors_.green, ">", colors_.reset, " ");
+  const std::string next_prompt = cat(colors_.dim, ".", colors_.reset, " ");
   std::string message;
   bool quoted = false, more = false;
   for (;;) {
@@ -158,7 +161,8 @@ std::optional<std::string> Repl::read_message() {
 int Repl::run() {
   const std::string name = options_.model.load.model_dir.filename().string();
   if (editor_.is_terminal()) {
-    say(colors_.bold, options_.model.is_demo ? "l4-run: the built-in demo model (-m DIR runs another)" : cat("l4-run: ", name));
+    say(colors_.bold,
+        options_.model.is_demo ? "l4-run: the built-in demo model (-m DIR runs another)" : cat("l4-run: ", name));
     say(colors_.dim, engine_.summary());
     say(colors_.dim, raw_ ? "no chat: each text is completed as it is. /help lists commands, Ctrl+D leaves."
                           : "/help lists commands, Ctrl+C stops an answer, Ctrl+D leaves.");
@@ -231,7 +235,6 @@ bool Repl::answer() {
       progress.clear();
       write_stdout(screen_ == stdout ? printable(text) : std::string(text));
     };
-    take_interrupts();
     answer = take_answer(engine_.start(make_prompt(), generation), view);
   } catch (const Error& e) {
     progress.clear();
@@ -253,9 +256,11 @@ bool Repl::answer() {
   totals_.predicted_ms += end.timings.predicted_ms;
   totals_.n_context = end.usage.prompt_tokens + end.usage.completion_tokens;
   const Tokenizer* tokenizer = &frontend_.tokenizer();
-  if (generation.prompt_logprobs >= 0) say(cat("prompt:\n", printable(logprobs_table(answer.prompt_logprobs, tokenizer))));
+  if (generation.prompt_logprobs >= 0)
+    say(cat("prompt:\n", printable(logprobs_table(answer.prompt_logprobs, tokenizer))));
   if (generation.sampling.n_logprobs >= 0) say(printable(logprobs_table(answer.tokens, tokenizer)));
-  if (options_.stats || (editor_.is_terminal() && !options_.no_stats)) say(colors_.dim, stats_line(answer, engine_.max_context()));
+  if (options_.stats || (editor_.is_terminal() && !options_.no_stats))
+    say(colors_.dim, stats_line(answer, engine_.max_context()));
   if (answer.interrupted) say(colors_.dim, "(stopped; Ctrl+C once more leaves)");
   if (end.reason == FinishReason::length && totals_.n_context >= engine_.max_context())
     say(colors_.dim, "(the context is full: /undo or /clear makes room)");
@@ -270,29 +275,47 @@ void Repl::on_command(const CommandLine& command) {
     return;
   }
   switch (*command.id) {
-    case CommandId::help: say(commands_help()); break;
+    case CommandId::help:
+      say(commands_help());
+      break;
     case CommandId::image:
-    case CommandId::read: attach(*command.id, command.argument); break;
+    case CommandId::read:
+      attach(*command.id, command.argument);
+      break;
     case CommandId::clear:
       session_.clear();
       images_.clear();
       say(colors_.dim, "(cleared)");
       break;
     case CommandId::regen:
-      if (raw_ ? text_to_complete_.empty() : !session_.drop_answer()) fail(ErrorKind::usage, "there is nothing to answer anew");
+      if (raw_ ? text_to_complete_.empty() : !session_.drop_answer())
+        fail(ErrorKind::usage, "there is nothing to answer anew");
       ++n_regenerated_;
       answer();
       break;
     case CommandId::undo:
       if (!session_.undo()) fail(ErrorKind::usage, "there is nothing to take back");
-      say(colors_.dim, cat("(taken back; ", session_.n_turns(), session_.n_turns() == 1 ? " message" : " messages", " left)"));
+      say(colors_.dim,
+          cat("(taken back; ", session_.n_turns(), session_.n_turns() == 1 ? " message" : " messages", " left)"));
       break;
-    case CommandId::system: change_system(command.argument); break;
-    case CommandId::set: set(command.argument); break;
-    case CommandId::save: save(command.argument); break;
-    case CommandId::load: load(command.argument); break;
-    case CommandId::stats: show_stats(); break;
-    case CommandId::quit: leaving_ = true; break;
+    case CommandId::system:
+      change_system(command.argument);
+      break;
+    case CommandId::set:
+      set(command.argument);
+      break;
+    case CommandId::save:
+      save(command.argument);
+      break;
+    case CommandId::load:
+      load(command.argument);
+      break;
+    case CommandId::stats:
+      show_stats();
+      break;
+    case CommandId::quit:
+      leaving_ = true;
+      break;
   }
 }
 
@@ -304,11 +327,15 @@ void Repl::attach(CommandId kind, const std::string& argument) {
     const PreparedImage tiles = tools::read_image(frontend_, given.path);
     const std::string url = session_.attach_image(given.path);
     images_[url] = tiles;
-    if (given.rest.empty()) say(colors_.dim, cat("(", printable(given.path), ": ", tiles->n_tiles, tiles->n_tiles == 1 ? " tile" : " tiles", ", goes with the next message)"));
+    if (given.rest.empty())
+      say(colors_.dim, cat("(", printable(given.path), ": ", tiles->n_tiles, tiles->n_tiles == 1 ? " tile" : " tiles",
+                           ", goes with the next message)"));
   } else {
     const std::string text = tools::read_text(given.path);
     session_.attach_text(text);
-    if (given.rest.empty()) say(colors_.dim, cat("(", printable(given.path), ": ", human_bytes(text.size()), ", goes with the next message)"));
+    if (given.rest.empty())
+      say(colors_.dim,
+          cat("(", printable(given.path), ": ", human_bytes(text.size()), ", goes with the next message)"));
   }
   if (!given.rest.empty()) send(given.rest);
 }
@@ -316,7 +343,8 @@ void Repl::attach(CommandId kind, const std::string& argument) {
 void Repl::change_system(const std::string& argument) {
   if (raw_) fail(ErrorKind::usage, "a completion has no system message");
   if (argument.empty()) {
-    say(session_.system().empty() ? cat(colors_.dim, "(no system message)", colors_.reset) : printable(session_.system()));
+    say(session_.system().empty() ? cat(colors_.dim, "(no system message)", colors_.reset)
+                                  : printable(session_.system()));
     return;
   }
   session_.set_system(argument == "-" ? "" : argument);
@@ -351,7 +379,8 @@ void Repl::save(const std::string& argument) {
   const PathArgument given = parse_path_argument(argument);
   if (given.path.empty()) fail(ErrorKind::usage, "expected a path");
   write_file_atomic(given.path, dump_json(session_.to_json(), JsonStyle::python, 2) + "\n");
-  say(colors_.dim, cat("(", session_.messages().size(), session_.messages().size() == 1 ? " message" : " messages", " written)"));
+  say(colors_.dim,
+      cat("(", session_.messages().size(), session_.messages().size() == 1 ? " message" : " messages", " written)"));
 }
 
 void Repl::load(const std::string& argument) {
@@ -364,17 +393,19 @@ void Repl::load(const std::string& argument) {
   frontend_.render(request);  // what the template cannot say is said now
   for (const ContentPart* part : image_parts(request)) image(part->image_url);
   session_ = std::move(loaded);
-  say(colors_.dim, cat("(", session_.messages().size(), session_.messages().size() == 1 ? " message" : " messages", " read)"));
+  say(colors_.dim,
+      cat("(", session_.messages().size(), session_.messages().size() == 1 ? " message" : " messages", " read)"));
 }
 
 void Repl::show_stats() {
   const auto rate = [](int64_t n, double ms) { return ms > 0 ? double(int64_t(double(n) * 10000 / ms)) / 10 : 0.0; };
   say(engine_.summary());
-  say(cat(session_.n_turns(), " messages, ", totals_.n_answers, " answers, ", human_count(uint64_t(totals_.n_context)), " of ",
-          human_count(uint64_t(engine_.max_context())), " tokens of context used"));
-  say(cat(human_count(uint64_t(totals_.n_prompt)), " prompt tokens (", human_count(uint64_t(totals_.n_cached)), " cached), ",
-          rate(totals_.n_prompt - totals_.n_cached, totals_.prompt_ms), " tokens/s; ", human_count(uint64_t(totals_.n_generated)),
-          " generated, ", rate(totals_.n_generated - totals_.n_answers, totals_.predicted_ms), " tokens/s"));
+  say(cat(session_.n_turns(), " messages, ", totals_.n_answers, " answers, ", human_count(uint64_t(totals_.n_context)),
+          " of ", human_count(uint64_t(engine_.max_context())), " tokens of context used"));
+  say(cat(human_count(uint64_t(totals_.n_prompt)), " prompt tokens (", human_count(uint64_t(totals_.n_cached)),
+          " cached), ", rate(totals_.n_prompt - totals_.n_cached, totals_.prompt_ms), " tokens/s; ",
+          human_count(uint64_t(totals_.n_generated)), " generated, ",
+          rate(totals_.n_generated - totals_.n_answers, totals_.predicted_ms), " tokens/s"));
 }
 
 }  // namespace

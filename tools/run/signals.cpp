@@ -20,7 +20,7 @@ std::atomic<int> g_interrupts{0}, g_end{0}, g_end_at_interrupt{0};
 std::atomic<bool> g_window_changed{false}, g_continued{false};
 int g_pipe[2] = {-1, -1};
 
-termios g_terminal;                     // as it was before NoEcho
+termios g_terminal;  // as it was before NoEcho
 std::atomic<bool> g_echo_is_off{false};
 
 void show_typing() {
@@ -36,10 +36,17 @@ void on_signal(int signal) {
     _exit(128 + signal);
   }
   switch (signal) {
-    case SIGINT: ++g_interrupts; break;
-    case SIGWINCH: g_window_changed = true; break;
-    case SIGCONT: g_continued = true; break;
-    default: g_end = signal;
+    case SIGINT:
+      ++g_interrupts;
+      break;
+    case SIGWINCH:
+      g_window_changed = true;
+      break;
+    case SIGCONT:
+      g_continued = true;
+      break;
+    default:
+      g_end = signal;
   }
   (void)!write(g_pipe[1], "", 1);
   errno = saved_errno;
@@ -49,7 +56,7 @@ void on_signal(int signal) {
 
 void install_signal_handlers() {
   if (pipe2(g_pipe, O_CLOEXEC | O_NONBLOCK) != 0) fail(ErrorKind::io, "pipe: ", std::strerror(errno));
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = on_signal;
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT}) sigaction(signal, &action, nullptr);
   action.sa_handler = SIG_IGN;

@@ -21,8 +21,7 @@ int render(const RunOptions& options) {
   const ChatRequest request = chat_request_from_json(body);
   std::optional<ChatTemplate> which = options.model.load.chat_template;
   if (!which) which = find_chat_template(dir);
-  if (!which)
-    fail(ErrorKind::usage, dir.string(), ": has no chat template; --chat-template official|launch gives one");
+  if (!which) fail(ErrorKind::usage, dir.string(), ": has no chat template; --chat-template official|launch gives one");
   const std::vector<TextSegment> segments = render_chat(*which, request);
   if (options.task == RunOptions::Task::tokenize)
     write_stdout(json_ids(Tokenizer::load(dir)->encode(segments)) + "\n");
@@ -35,8 +34,11 @@ int list_devices() {
   const CudaDevices cuda = list_cuda_devices();
   std::string out;
   for (const CudaDevice& device : cuda.devices)
-    out += cat("cuda:", device.index, "  ", device.name, ", ", human_bytes(device.total_bytes),
-               device.usable() ? "" : cat(", not usable: compute capability ", device.major, ".", device.minor, ", 9.0 needed"), "\n");
+    out +=
+        cat("cuda:", device.index, "  ", device.name, ", ", human_bytes(device.total_bytes),
+            device.usable() ? ""
+                            : cat(", not usable: compute capability ", device.major, ".", device.minor, ", 9.0 needed"),
+            "\n");
   if (cuda.devices.empty()) out += cat("cuda    none: ", cuda.problem, "\n");
   write_stdout(out + "cpu     always\n");
   return 0;
@@ -67,8 +69,11 @@ std::string prompt_text(const RunOptions& options) {
 int run_text_task(const RunOptions& options) {
   const fs::path& dir = options.model.load.model_dir;
   switch (options.task) {
-    case RunOptions::Task::list_devices: return list_devices();
-    case RunOptions::Task::dry_run: write_stdout(describe_plan(options.model.load)); return 0;
+    case RunOptions::Task::list_devices:
+      return list_devices();
+    case RunOptions::Task::dry_run:
+      write_stdout(describe_plan(options.model.load));
+      return 0;
     case RunOptions::Task::detokenize: {
       const std::vector<int32_t> ids = tools::read_ids(options.ids ? *options.ids : prompt_text(options));
       write_stdout(Tokenizer::load(dir)->decode(ids, !options.special));
@@ -80,8 +85,10 @@ int run_text_task(const RunOptions& options) {
         return 0;
       }
       [[fallthrough]];
-    case RunOptions::Task::render: return render(options);
-    case RunOptions::Task::chat: break;
+    case RunOptions::Task::render:
+      return render(options);
+    case RunOptions::Task::chat:
+      break;
   }
   L4_CHECK(false);
   return 1;
