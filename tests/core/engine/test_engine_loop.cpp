@@ -404,11 +404,11 @@ TEST_CASE("engine_loop: requests are served in order, and cancelled ones at once
 
 TEST_CASE("engine_loop: dropping a handle cancels, ending the engine cancels everything") {
   Loop loop(small_limits(0, 12, 100000));
-  Request request = request_of(random_ids(3, 5), 1000);  // long enough to be missed
+  Request request = request_of(random_ids(3, 5), 50000);  // long enough to be missed
   request.ignore_eos = true;
   { RequestHandle dropped = loop.engine->submit(request); }
   CHECK(collect(loop.engine->submit(request_of(random_ids(2, 5), 3))).finished.reason == FinishReason::length);
-  CHECK(loop.runner->steps.size() < 500);
+  CHECK(loop.runner->steps.size() < 25000);
   RequestHandle endless[2];
   for (RequestHandle& handle : endless) handle = loop.engine->submit(request);
   auto first = endless[0].next();
