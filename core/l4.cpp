@@ -69,7 +69,8 @@ std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
   if (options.device == Device::cuda) fail(ErrorKind::unsupported, "--device cuda: this build has no CUDA backend");
   std::unique_ptr<Engine> engine(new Engine);
   Impl& im = *engine->impl_;
-  im.frontend = Frontend::load(options.model_dir, options.chat_template, options.ids_only);
+  im.frontend =
+      options.frontend ? options.frontend : Frontend::load(options.model_dir, options.chat_template, options.ids_only);
   const ModelConfig& config = im.frontend->config();
   const int64_t image_tiles = largest_image_tiles(options.model_dir, config);
 

@@ -59,8 +59,8 @@ struct Prompt {
 
 class Frontend {
  public:
-  // Error{io | input | unsupported} naming the file. The chat template is the checkpoint's own unless one is given. With
-  // ids_only a checkpoint without a tokenizer will do; what needs one then throws.
+  // Error{io | input | unsupported} naming the file. The chat template is the checkpoint's own unless one is given.
+  // With ids_only a checkpoint without a tokenizer will do; what needs one then throws.
   static std::shared_ptr<const Frontend> load(const fs::path& model_dir, std::optional<ChatTemplate> chat_template = {},
                                               bool ids_only = false);
   virtual ~Frontend() = default;
@@ -109,6 +109,7 @@ struct LoadOptions {
   Topology topology = {};
   std::optional<ChatTemplate> chat_template = {};  // nothing: the checkpoint's
   bool ids_only = false;                           // see Frontend::load()
+  std::shared_ptr<const Frontend> frontend = {};   // of model_dir, loaded before; nothing: load() reads it
   // From a loading thread, now and then.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress = {};
 };

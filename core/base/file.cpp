@@ -23,7 +23,7 @@ struct FileDescriptor {
 };
 
 FileDescriptor open_regular(const fs::path& path, struct stat& info) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO would wait for whoever writes it
   if (fd < 0) fail(ErrorKind::io, path.string(), ": cannot open: ", std::strerror(errno));
   FileDescriptor file{fd};
   if (::fstat(fd, &info) != 0) fail(ErrorKind::io, path.string(), ": cannot stat: ", std::strerror(errno));

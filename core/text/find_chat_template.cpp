@@ -75,7 +75,7 @@ std::optional<ChatTemplate> find_chat_template(const fs::path& model_dir) {
 ChatTemplate parse_chat_template_name(std::string_view name) {
   for (const Known& known : kKnown)
     if (name == known.name) return known.which;
-  fail(ErrorKind::usage, "--chat-template: expected official or launch, found ", shown(name));
+  fail(ErrorKind::usage, "expected official or launch, found ", shown(name));
 }
 
 std::string_view chat_template_name(ChatTemplate which) {

@@ -139,6 +139,36 @@ TEST_CASE("chat: no colours where they are not wanted") {
   CHECK(last_color(plain.terminal.screen()) == "");
 }
 
+TEST_CASE("chat: what is no history is left as it is") {
+  TempDir dir;
+  std::ofstream(dir / "notes") << "not a history\n";
+  std::ofstream(dir / "empty");
+  REQUIRE(run({"mkfifo", "-m", "644", (dir / "fifo").string()}).status == 0);
+  for (const std::string name : {"notes", "fifo", "empty"}) {
+    CAPTURE(name);
+    PseudoTerminal t(tool("l4-run", {"--history", (dir / name).string()}));
+    if (name != "empty") REQUIRE(t.wait_for(name + ": cannot be read as history"));
+    REQUIRE(t.wait_for(">"));
+    t.type("/stats\r");
+    REQUIRE(t.wait_for("0 answers"));
+    REQUIRE(t.wait_for(">"));
+    t.type("\x04");
+    CHECK(t.wait() == 0);
+    CHECK((t.screen().find("cannot be read") == std::string::npos) == (name == "empty"));
+  }
+  CHECK(l4::read_file(dir / "notes", 100) == "not a history\n");
+  CHECK(l4::read_file(dir / "empty", 1000).find("/stats") != std::string::npos);
+  CHECK((std::filesystem::status(dir / "fifo").permissions() & std::filesystem::perms::others_read) !=
+        std::filesystem::perms::none);
+}
+
+TEST_CASE("chat: a dumb terminal gets no escape sequences and no progress bar") {
+  PseudoTerminal t(tool("l4-run", {"-p", "Hello", "--temp", "0", "-n", "4"}), {"TERM=dumb"});
+  CHECK(t.wait() == 0);
+  CHECK(t.screen().find('\x1b') == std::string::npos);
+  CHECK(t.screen().find("loading") == std::string::npos);
+}
+
 TEST_CASE("chat: a bad model is one line, also on a terminal") {
   PseudoTerminal t(tool("l4-run", {"-m", "/no/such/model"}));
   CHECK(t.wait() == 1);
@@ -223,7 +253,7 @@ TEST_CASE("chat: what fails is said in a line, and the chat goes on") {
                             "\nHello!\n"});
   CHECK(r.status == 0);
   for (const char* part : {"no.png", "nothing to take back", "nothing to answer anew", "/no/such/file",
-                           "expected a path", "expected a number", "no setting", "context of 128"})
+                           "expected a path", "error: temp: expected a finite number", "no setting", "context of 128"})
     CHECK_MESSAGE(r.err.find(part) != std::string::npos, part);
   CHECK(r.out == output_of({"--temp", "0", "-n", "6", "-p", "Hello!"}));
 }

@@ -62,6 +62,36 @@ TEST_CASE("l4-eval: a picture's tokens may be expanded already") {
             .find("image") != std::string::npos);
 }
 
+TEST_CASE("l4-eval: a signal leaves no unfinished file") {
+  TempDir dir;
+  std::string ids = "1";
+  for (int i = 1; i < 4000; ++i) ids += ",1";  // takes a while
+  for (const auto& [signal, status] : {std::pair{"INT", 130}, {"TERM", 143}}) {
+    const std::string out = (dir / "x.npy").string();
+    // Sent once the file is there.
+    const std::string command =
+        l4::cat((binary_dir() / "l4-eval").string(), " logits -m ", demo_model(), " --ids ", ids, " -o ", out,
+                " & while ! ls ", out, ".tmp* >/dev/null 2>&1; do :; done; kill -s ", signal, " $!; wait $!");
+    CHECK(run({"bash", "-mc", command}).status == status);
+    CHECK(std::filesystem::is_empty(dir.path()));
+  }
+}
+
+TEST_CASE("l4-eval: what is wrong is said before weights are read") {
+  TempDir dir;  // without weights
+  for (const auto& entry : std::filesystem::directory_iterator(demo_model()))
+    if (entry.path().extension() != ".safetensors")
+      std::filesystem::copy(entry.path(), dir.path() / entry.path().filename());
+  const std::string model = dir.path().string(), out = (dir / "x.npy").string();
+  CHECK(one_line_error(logits({"-m", model, "--ids", "1", "-o", out}), 1).find("safetensors") != std::string::npos);
+  CHECK(one_line_error(logits({"-m", model, "--ids", "1,999999", "-o", out}), 2).find("--ids: token id 999999") !=
+        std::string::npos);
+  CHECK(one_line_error(logits({"-m", model, "--ids", "1", "--image", "/no/such.png", "-o", out}), 1)
+            .find("/no/such.png") != std::string::npos);
+  CHECK(one_line_error(logits({"-m", model, "--ids", "1", "-o", "/no/such/folder/x.npy"}), 1).find("/no/such/folder") !=
+        std::string::npos);
+}
+
 TEST_CASE("l4-eval: wrong command lines") {
   CHECK(one_line_error(run(tool("l4-eval", {})), 2).find("logits") != std::string::npos);
   CHECK(one_line_error(run(tool("l4-eval", {"iq"})), 2).find("iq") != std::string::npos);

@@ -79,6 +79,7 @@ TEST_CASE("flags: what is wrong is said with the flag's name, what was expected 
       {{"a", "b"}, "unexpected argument \"b\""},
   };
   for (const auto& row : rows) CHECK(error_of([&] { parsed(row.words); }) == row.message);
+  CHECK(error_of([&] { parsed({"-p", "caf\xe9"}); }).find("--prompt: expected UTF-8 text, found ") == 0);
   CHECK(error_of([&] { parsed({"-p"}); }) == "--prompt: expected a value");
 }
 
@@ -91,6 +92,17 @@ TEST_CASE("flags: variables, which flags beat") {
   CHECK(parsed({}).on);
   CHECK(!parsed({"--no-cache"}).on);
   CHECK(parsed({"--temperature", "1"}).x == 1.0f);
+  setenv("L4_ARG_TEMPERATURE", "3", 1);  // each long name has one
+  CHECK(parsed({}).x == 2.0f);
+  unsetenv("L4_ARG_TEMP");
+  CHECK(parsed({}).x == 3.0f);
+  setenv("L4_ARG_TEMPERATURE", "hot", 1);
+  CHECK(error_of([&] { parsed({}); }) == "L4_ARG_TEMPERATURE: expected a number from 0 to 10, found \"hot\"");
+  unsetenv("L4_ARG_TEMPERATURE");
+  setenv("L4_ARG_NO_CACHE", "off", 1);
+  unsetenv("L4_ARG_CACHE");
+  CHECK(parsed({}).on);
+  unsetenv("L4_ARG_NO_CACHE");
   setenv("L4_ARG_TEMP", "warm", 1);
   CHECK(error_of([&] { parsed({}); }) == "L4_ARG_TEMP: expected a number from 0 to 10, found \"warm\"");
   setenv("L4_ARG_TEMP", "1", 1);
@@ -147,5 +159,6 @@ TEST_CASE("flags: token ids") {
   for (const char* bad : {"", "[]", "1,x", "-1", "99999999999", "1.5"}) {
     CAPTURE(std::string(bad));
     CHECK(error_of([&] { read_ids(bad); }).find("--ids: expected token ids like 1,2,3, found ") == 0);
+    CHECK(error_of([&] { read_ids(bad, ""); }).find("expected token ids like 1,2,3, found ") == 0);
   }
 }

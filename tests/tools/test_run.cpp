@@ -43,12 +43,19 @@ TEST_CASE("l4-run: a wrong command line is one line and status 2") {
   } rows[] = {
       {{"--no-such-flag"}, "unknown flag"},
       {{"-p"}, "--prompt"},
-      {{"-p", "x", "--temp", "-1"}, "--temp: expected a number >= 0"},
+      {{"-p", "x", "--temp", "-1"}, "--temp: expected a finite number >= 0"},
       {{"-p", "x", "--top-p", "1.5"}, "--top-p: expected a number from 0 to 1"},
       {{"-p", "x", "-c", "lots"}, "--ctx-size: expected a number of tokens"},
       {{"-p", "x", "--device", "tpu"}, "--device: "},
       {{"-p", "x", "--dtype", "int3"}, "--dtype: "},
-      {{"-p", "x", "--chat-template", "chatml"}, "--chat-template: "},
+      {{"-p", "x", "--temp", "inf"}, "--temp: expected a finite number >= 0, found \"inf\""},
+      {{"-p", "x", "--chat-template", "chatml"}, "error: --chat-template: expected official or launch"},
+      {{"-p", "x", "--stop-token-ids", "x"}, "error: --stop-token-ids: expected token ids"},
+      {{"-p", "x", "--threads", "1025"}, "--threads: expected a whole number from 0 to "},
+      {{"-p", "caf\xe9"}, "--prompt: expected UTF-8 text"},
+      {{"-p", "x", "--system", "caf\xe9"}, "--system: expected UTF-8 text"},
+      {{"-p", "x", "-r", "caf\xe9"}, "--stop: expected UTF-8 text"},
+      {{"-p", "x", "--min-tokens", "3", "-n", "2"}, "--min-tokens (3) is more than --max-tokens (2)"},
       {{"-p", "x", "--logit-bias", "oops"}, "--logit-bias: expected ID=BIAS"},
       {{"-p", "x", "--ids", "1"}, "--ids is a prompt"},
       {{"--ids", "1,two"}, "expected token ids"},
@@ -253,14 +260,15 @@ TEST_CASE("l4-run: bad input is one line and status 1 or 2") {
       {{"-m", (dir / "no.png").string(), "-p", "x"}, 1, {"not a folder"}},
       {{"-f", (dir / "latin1").string()}, 1, {"latin1", "not UTF-8"}},
       {{"-f", "/no/such/file"}, 1, {"/no/such/file"}},
-      {{"-p", "caf\xe9"}, 1, {"-p: not UTF-8"}},
       {{"-p", "x", "--image", (dir / "no.png").string()}, 1, {"no.png"}},
       {{"-p", "x", "--image", "/no/such/picture.png"}, 1, {"/no/such/picture.png"}},
       {{"-p", "one two three four five six seven eight nine ten eleven twelve", "-c", "16"}, 2, {"context of 16"}},
       {{"--raw", "-p", "no place for it", "--image", picture}, 2, {"image"}},
       {{"--raw", "-p", "<|image|><|image|>", "--image", picture}, 2, {"image"}},
       {{"--ids", "1,999999"}, 2, {"999999"}},
-      {{"-p", "x", "--stop-token-ids", "x"}, 2, {"--stop-token-ids"}},
+      {{"-p", "x", "--stop-token-ids", "999999999"}, 2, {"error: --stop-token-ids: token id 999999999"}},
+      {{"-p", "x", "--logit-bias", "999999999=1"}, 2, {"error: --logit-bias: token id 999999999"}},
+      {{"--detokenize", "--ids", "1,999999999"}, 2, {"error: --ids: token id 999999999"}},
       {{"--render", (dir / "no.png").string()}, 1, {"not valid JSON"}},
       {{"--raw", "--system", "x", "-p", "y"}, 2, {"--system"}},
       {{"-p", "x", "-tp", "3"}, 2, {"3"}},
@@ -275,6 +283,51 @@ TEST_CASE("l4-run: bad input is one line and status 1 or 2") {
   CHECK(one_line_error(l4_run({"--tokenize"}, {.stdin_text = "\xff\xfe"}), 1).find("standard input: not UTF-8") !=
         std::string::npos);
   CHECK(one_line_error(l4_run({}, {.stdin_text = ""}), 2).find("the prompt is empty") != std::string::npos);
+}
+
+TEST_CASE("l4-run: what is wrong with a prompt is said before weights are read") {
+  TempDir dir;  // without weights
+  for (const auto& entry : std::filesystem::directory_iterator(demo_model()))
+    if (entry.path().extension() != ".safetensors")
+      std::filesystem::copy(entry.path(), dir.path() / entry.path().filename());
+  std::ofstream(dir / "no.png") << "this is no picture";
+  REQUIRE(run({"mkfifo", (dir / "fifo").string()}).status == 0);
+  const struct {
+    Words words;
+    int status;
+    const char* says;
+  } rows[] = {
+      {{"-p", "x"}, 1, "safetensors"},  // nothing else is wrong
+      {{"-f", "/no/such/file"}, 1, "/no/such/file"},
+      {{"-i", "-f", "/no/such/file"}, 1, "/no/such/file"},
+      {{"-p", "x", "--image", (dir / "no.png").string()}, 1, "no.png"},
+      {{"-i", "--image", (dir / "no.png").string()}, 1, "no.png"},
+      {{"-p", "x", "--image", (dir / "fifo").string()}, 1, "fifo: not a regular file"},
+      {{"--ids", "1,999999"}, 2, "--ids: token id 999999 is outside"},
+      {{"-p", "x", "--stop-token-ids", "999999"}, 2, "--stop-token-ids: token id 999999 is outside"},
+      {{"-i", "--stop-token-ids", "999999"}, 2, "--stop-token-ids: token id 999999 is outside"},
+  };
+  for (const auto& row : rows) {
+    CAPTURE(row.words.back());
+    const std::string error =
+        one_line_error(l4_run(Words{"-m", dir.path().string()} + row.words, {.timeout_s = 20}), row.status);
+    CHECK_MESSAGE(error.find(row.says) != std::string::npos, error);
+  }
+}
+
+TEST_CASE("l4-run: signals end it while it waits for its prompt") {
+  TempDir dir;
+  const std::string fifo = (dir / "fifo").string(), program = (binary_dir() / "l4-run").string();
+  REQUIRE(run({"mkfifo", fifo}).status == 0);
+  for (const auto& [signal, status] : {std::pair{"INT", 130}, {"TERM", 143}}) {
+    // Ours is the only hand on the FIFO, so that its end never comes.
+    const std::string command =
+        l4::cat("exec 3<>", fifo, "; exec timeout --preserve-status -k 10 -s ", signal, " 1 ", program, " <&3");
+    const Result r = run({"sh", "-c", command});
+    CHECK(r.status == status);
+    CHECK(r.out == "");
+    CHECK(r.err == "");
+  }
 }
 
 TEST_CASE("l4-run: damaged checkpoints are named") {
@@ -315,7 +368,15 @@ TEST_CASE("l4-run: a checkpoint without a chat template completes, one without a
   CHECK(one_line_error(l4_run({"-m", bare, "-p", "x"}), 1).find("tokenizer") != std::string::npos);
 }
 
-TEST_CASE("l4-run: a full disk or a closed pipe is an error, not a success") {
+TEST_CASE("l4-run: a reader that leaves ends it without a word") {
+  const std::string program = (binary_dir() / "l4-run").string();
+  const Result r =
+      run({"sh", "-c", "(" + program + " -p Hello --temp 0 -n 400 --ignore-eos; echo status $? >&2) | head -c 1"});
+  CHECK(r.out.size() == 1);
+  CHECK(r.err == "status 141\n");
+}
+
+TEST_CASE("l4-run: a full disk is an error, not a success") {
   if (!std::filesystem::exists("/dev/full")) L4_SKIP("no /dev/full");
   const std::string program = (binary_dir() / "l4-run").string();
   const Result r = run({"sh", "-c", program + " -p Hello -n 3 > /dev/full"});

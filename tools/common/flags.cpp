@@ -15,7 +15,6 @@ struct Flags::Flag : FlagInfo {
   enum class Kind { value, list, toggle, count } kind = Kind::value;
   Set set;
   CLI::Option* option = nullptr;
-  std::string variable;  // L4_ARG_CTX_SIZE
   bool given = false;
 };
 
@@ -25,6 +24,10 @@ struct Flags::Parser {
 
 void wrong_value(const std::string& expected, const std::string& found) {
   fail(ErrorKind::usage, "expected ", expected, ", found ", shown(found));
+}
+
+void check_utf8(const std::string& text) {
+  if (!is_valid_utf8(text)) wrong_value("UTF-8 text", text);
 }
 
 namespace {
@@ -93,7 +96,6 @@ Flags::Flag& Flags::add(const std::string& names, const std::string& value, cons
   for (std::string& name : flag->names) {
     flag->negated.push_back(name[0] == '!');
     if (name[0] == '!') name.erase(0, 1);
-    if (flag->variable.empty() && is_long(name)) flag->variable = variable_of(name);
   }
   flags_.push_back(std::move(flag));
   return *flags_.back();
@@ -134,7 +136,10 @@ void Flags::count(const std::string& names, const std::string& help, std::functi
 
 void Flags::text(const std::string& names, const std::string& name, const std::string& help,
                  std::optional<std::string>* target) {
-  value(names, name, help, [target](const std::string& text) { *target = text; });
+  value(names, name, help, [target](const std::string& text) {
+    check_utf8(text);
+    *target = text;
+  });
 }
 
 void Flags::path(const std::string& names, const std::string& name, const std::string& help, fs::path* target) {
@@ -151,7 +156,7 @@ void Flags::number(const std::string& names, const std::string& name, const std:
     constexpr bool kWhole = std::is_integral_v<T>;
     const T most = std::numeric_limits<T>::max();
     const std::string range = high == most ? cat(" >= ", low) : cat(" from ", low, " to ", high);
-    const std::string expected = cat(kWhole ? "a whole number" : "a number", range);
+    const std::string expected = cat(kWhole ? "a whole number" : high == most ? "a finite number" : "a number", range);
     if constexpr (kWhole) {
       const std::optional<int64_t> n = parse_int(text);
       if (!n || *n < int64_t(low) || *n > int64_t(high)) wrong_value(expected, text);
@@ -254,21 +259,28 @@ std::optional<int> Flags::parse(int argc, char** argv) {
 void Flags::apply(Flag& flag) {
   std::vector<std::string> values = flag.option->results();
   std::string name;
+  bool turns_off = false;  // by the variable of "!--no-x"
   for (const std::string& n : flag.names)
     if (name.empty() && (flag.is_positional || is_long(n))) name = n;
   if (values.empty()) {
-    const bool may_read = variables_ == Variables::read && !flag.variable.empty() && flag.group != "Other";
-    const char* given = may_read ? std::getenv(flag.variable.c_str()) : nullptr;
-    if (!given) return;
-    values = {given};
-    name = flag.variable;
+    const bool may_read = variables_ == Variables::read && flag.group != "Other";
+    for (size_t i = 0; may_read && values.empty() && i < flag.names.size(); ++i) {
+      if (!is_long(flag.names[i])) continue;
+      const std::string variable = variable_of(flag.names[i]);
+      const char* given = std::getenv(variable.c_str());
+      if (!given) continue;
+      values = {given};
+      name = variable;
+      turns_off = flag.negated[i];
+    }
+    if (values.empty()) return;
   } else if (flag.kind == Flag::Kind::count) {
     values = {std::to_string(values.size())};
   }
   flag.given = true;
   try {
     if (flag.kind != Flag::Kind::list) values.erase(values.begin(), values.end() - 1);
-    for (const std::string& text : values) flag.set(text);
+    for (const std::string& text : values) flag.set(turns_off ? (parse_truth(text) ? "false" : "true") : text);
   } catch (const Error& e) {
     throw Error(e.kind(), cat(name, ": ", e.message()));
   }

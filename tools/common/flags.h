@@ -16,8 +16,9 @@
 namespace l4::tools {
 
 // `names` are separated by commas: "-c,--ctx-size,--max-model-len". Names of several letters behind one dash ("-tp")
-// are known too. The first long name gives the variable: L4_ARG_CTX_SIZE; a flag beats its variable, the last of two
-// equal flags wins. `value` stands for the value in --help; "FILE" and "DIR" are completed by shells, so is "a|b|c".
+// are known too. Each long name gives a variable, L4_ARG_CTX_SIZE; a flag beats its variables, of these the first
+// name's wins, of two equal flags the last. `value` stands for the value in --help; "FILE" and "DIR" are completed by
+// shells, so is "a|b|c".
 class Flags {
  public:
   enum class Variables { read, ignored };  // L4_ARG_*
@@ -39,6 +40,7 @@ class Flags {
   void toggle(const std::string& names, const std::string& help, bool* target);
   void count(const std::string& names, const std::string& help, std::function<void(int)> set);  // -v, -vv
 
+  // Error{usage} where it is not UTF-8.
   void text(const std::string& names, const std::string& value, const std::string& help,
             std::optional<std::string>* target);
   void path(const std::string& names, const std::string& value, const std::string& help, fs::path* target);
@@ -71,5 +73,6 @@ class Flags {
 
 // Error{usage} "expected WHAT, found VALUE": the flag's name is put before it.
 [[noreturn]] void wrong_value(const std::string& expected, const std::string& found);
+void check_utf8(const std::string& text);
 
 }  // namespace l4::tools

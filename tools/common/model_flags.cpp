@@ -5,12 +5,25 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 
 #include "base/log.h"
 #include "base/paths.h"
+#include "engine/sequence.h"
+#include "tools/common/signals.h"
 #include "vision/tiling.h"
 
 namespace l4::tools {
+
+namespace {
+
+// Many more than there are cores only wait for each other, so long that nothing seems to happen.
+int most_threads() {
+  constexpr int kMost = 1024;  // that LoadOptions takes
+  return std::clamp(8 * int(std::min(std::thread::hardware_concurrency(), 1024u)), 512, kMost);
+}
+
+}  // namespace
 
 void add_model_flags(Flags& flags, ModelFlags& model) {
   LoadOptions& load = model.load;
@@ -35,7 +48,7 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
               });
   flags.size("-b,--batch-size,--max-num-batched-tokens", "largest step while a prompt is read, in tokens",
              &load.batch_tokens, 1);
-  flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &model.threads_, 0, 4096);
+  flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &model.threads_, 0, most_threads());
   flags.number<int>("-tp,--tensor-parallel-size", "N", "split each layer over N devices", &model.tp_, 1, 1024);
   flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &model.pp_, 1,
                     1024);
@@ -82,6 +95,7 @@ namespace {
 constexpr uint64_t kMaxTextBytes = 256u << 20;
 
 std::string read_stream(int fd, const std::string& name) {
+  const EndAtInterrupt end_at_interrupt;
   std::string text;
   char part[1 << 16];
   for (;;) {
@@ -104,10 +118,10 @@ std::string read_text(const fs::path& path) {
   return text;
 }
 
-std::vector<int32_t> read_ids(const std::string& text) {
+std::vector<int32_t> read_ids(const std::string& text, const std::string& name) {
   const bool is_file = !text.empty() && text[0] == '@';
-  const std::string source = is_file ? text.substr(1) : "--ids";
-  std::string words = is_file ? read_text(source) : text;
+  const std::string source = is_file ? text.substr(1) + ": " : name.empty() ? "" : name + ": ";
+  std::string words = is_file ? read_text(text.substr(1)) : text;
   for (char& c : words)
     if (c == ',' || c == '[' || c == ']' || c == '\n' || c == '\t' || c == '\r') c = ' ';
   std::vector<int32_t> ids;
@@ -115,11 +129,16 @@ std::vector<int32_t> read_ids(const std::string& text) {
     if (word.empty()) continue;
     const std::optional<int64_t> id = parse_int(word);
     if (!id || *id < 0 || *id > INT32_MAX)
-      fail(ErrorKind::usage, source, ": expected token ids like 1,2,3, found ", shown(word));
+      fail(ErrorKind::usage, source, "expected token ids like 1,2,3, found ", shown(word));
     ids.push_back(int32_t(*id));
   }
-  if (ids.empty()) fail(ErrorKind::usage, source, ": expected token ids like 1,2,3, found none");
+  if (ids.empty()) fail(ErrorKind::usage, source, "expected token ids like 1,2,3, found none");
   return ids;
+}
+
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab, const std::string& name) {
+  for (int32_t id : ids)
+    if (id >= vocab) fail(ErrorKind::usage, name, ": token id ", id, " is outside the vocabulary of ", vocab);
 }
 
 PreparedImage read_image(const Frontend& frontend, const fs::path& path) {
@@ -136,6 +155,7 @@ std::vector<PreparedImage> read_images(const Frontend& frontend, const std::vect
 Prompt prompt_of_ids(const Frontend& frontend, const fs::path& model_dir, std::vector<int32_t> ids,
                      const std::vector<std::string>& image_paths) {
   const ModelConfig& config = frontend.config();
+  check_ids(ids, config.text.vocab, "--ids");
   const bool is_expanded =
       config.image_token_id >= 0 && std::find(ids.begin(), ids.end(), config.image_token_id) != ids.end();
   if (!is_expanded || !config.vision)
@@ -148,6 +168,7 @@ Prompt prompt_of_ids(const Frontend& frontend, const fs::path& model_dir, std::v
         std::make_shared<const ImageTiles>(preprocess(decode_image(std::as_bytes(std::span(bytes)), path), tiling));
     prompt.images.push_back({{image, &image->pixels}, image->n_tiles, image->digest});
   }
+  locate_images(prompt.ids, prompt.images, config.image_token_id, config.vision->tokens_per_tile());  // do they fit
   return prompt;
 }
 

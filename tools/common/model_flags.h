@@ -28,8 +28,11 @@ void add_model_flags(Flags& flags, ModelFlags& model);  // -m, --model and all u
 // -v, --log-level: sets the level of base/log.h.
 void add_log_flags(Flags& flags);
 
-// "1,2,3", also with white space and in brackets, or "@FILE" holding that. Error{usage} naming what is no id.
-std::vector<int32_t> read_ids(const std::string& text);
+// "1,2,3", also with white space and in brackets, or "@FILE" holding that. Error{usage} saying where, `name` or the
+// file, and what is no id. No name: whoever catches it says it.
+std::vector<int32_t> read_ids(const std::string& text, const std::string& name = "--ids");
+// Error{usage} beginning with the name for an id that a vocabulary of that size does not have.
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab, const std::string& name);
 // Text from a file, "-" being standard input. Error{input} when it is not UTF-8.
 std::string read_text(const fs::path& path);
 // Picture files, ready for a prompt.

@@ -35,10 +35,11 @@ void add_sampling_flags(Flags& flags, SamplingFlags& s) {
   flags.number<int64_t>("--min-tokens", "N", "at least N tokens", &s.min_tokens, 0, kMaxInt64);
   flags.list("-r,--stop,--reverse-prompt", "TEXT", "end before this text; repeatable", [&s](const std::string& text) {
     if (text.empty()) wrong_value("a text", text);
+    check_utf8(text);
     s.stop.push_back(text);
   });
   flags.list("--stop-token-ids", "IDS", "end at one of these tokens, like 1,2", [&s](const std::string& text) {
-    for (int32_t id : read_ids(text)) s.stop_ids.push_back(id);
+    for (int32_t id : read_ids(text, "")) s.stop_ids.push_back(id);
   });
   flags.toggle("--ignore-eos", "go on after the end-of-sequence token", &s.ignore_eos);
 
@@ -68,6 +69,10 @@ uint64_t random_seed() {
 }
 
 GenerationOptions SamplingFlags::options(const Frontend& frontend) const {
+  check_ids(stop_ids, frontend.config().text.vocab, "--stop-token-ids");
+  for (const auto& [id, bias] : logit_bias) check_ids({id}, frontend.config().text.vocab, "--logit-bias");
+  if (min_tokens && max_tokens && *max_tokens >= 0 && *min_tokens > *max_tokens)
+    fail(ErrorKind::usage, "--min-tokens (", *min_tokens, ") is more than --max-tokens (", *max_tokens, ")");
   GenerationOptions out;
   SamplingParams& p = out.sampling;
   p = frontend.default_sampling();

@@ -21,7 +21,7 @@ struct SamplingFlags {
   std::vector<int32_t> stop_ids;
   std::vector<std::pair<int32_t, float>> logit_bias;
 
-  // A random seed where none was given.
+  // A random seed where none was given. Error{usage} naming the flag whose token ids the model does not have.
   GenerationOptions options(const Frontend& frontend) const;
 };
 

@@ -1,5 +1,6 @@
 #include "tools/common/terminal.h"
 
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -9,11 +10,17 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "tools/common/signals.h"
 
 namespace l4::tools {
 
 bool is_terminal(std::FILE* stream) {
   return isatty(fileno(stream)) == 1;
+}
+
+bool can_redraw(std::FILE* stream) {
+  const char* term = std::getenv("TERM");
+  return is_terminal(stream) && term && *term && std::strcmp(term, "dumb") != 0;
 }
 
 int terminal_width(std::FILE* stream) {
@@ -32,9 +39,7 @@ ColorMode parse_color_mode(const std::string& name) {
 Colors colors_for(std::FILE* stream, ColorMode mode) {
   if (mode == ColorMode::automatic) {
     const char* no_color = std::getenv("NO_COLOR");
-    const char* term = std::getenv("TERM");
-    const bool refused = (no_color && *no_color) || !term || !*term || std::strcmp(term, "dumb") == 0;
-    mode = is_terminal(stream) && !refused ? ColorMode::always : ColorMode::never;
+    mode = can_redraw(stream) && !(no_color && *no_color) ? ColorMode::always : ColorMode::never;
   }
   if (mode == ColorMode::never) return {};
   return {"\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[1;32m", "\x1b[36m", "\x1b[0m"};
@@ -56,13 +61,14 @@ std::string printable(std::string_view text) {
 }
 
 void write_stdout(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-    fail(ErrorKind::io, "standard output: ", std::strerror(errno));
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
+  if (errno == EPIPE) end_now(128 + SIGPIPE);
+  fail(ErrorKind::io, "standard output: ", std::strerror(errno));
 }
 
 // ---- progress -------------------------------------------------------------------------------------------------------
 
-ProgressLine::ProgressLine(bool enabled) : enabled_(enabled && is_terminal(stderr)) {}
+ProgressLine::ProgressLine(bool enabled) : enabled_(enabled && can_redraw(stderr)) {}
 
 bool ProgressLine::due(bool at_end) {
   const auto now = Clock::now();

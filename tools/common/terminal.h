@@ -10,6 +10,7 @@
 namespace l4::tools {
 
 bool is_terminal(std::FILE* stream);
+bool can_redraw(std::FILE* stream);     // a terminal that knows escape sequences: TERM is neither empty nor dumb
 int terminal_width(std::FILE* stream);  // columns; 100 where it is no terminal
 
 enum class ColorMode { automatic, always, never };
@@ -27,10 +28,11 @@ Colors colors_for(std::FILE* stream, ColorMode mode);
 // that no answer moves the cursor or sets the window's title.
 std::string printable(std::string_view text);
 
-// All of it, at once; Error{io} when nobody can take it (a full disk, a closed pipe).
+// All of it, at once; Error{io} when nobody can take it (a full disk). Where the reader of a pipe has left (`| head`)
+// the process ends without a word, with the status of a broken pipe, 141.
 void write_stdout(std::string_view text);
 
-// One line that is rewritten, on stderr, only if that is a terminal. Removed by clear() and the destructor.
+// One line that is rewritten, on stderr, only if that can_redraw(). Removed by clear() and the destructor.
 class ProgressLine {
  public:
   explicit ProgressLine(bool enabled = true);

@@ -1,22 +1,30 @@
 #include "tools/eval/logits.h"
 
+#include <unistd.h>
+
 #include "formats/npy.h"
+#include "tools/common/signals.h"
 #include "tools/common/terminal.h"
 
 namespace l4::eval {
 
 int run_logits(const LogitsOptions& options) {
-  std::vector<int32_t> ids = tools::read_ids(options.ids);
-  tools::ProgressLine progress;
+  // What may be wrong is looked at before the weights are loaded.
   LoadOptions load = options.model.load;
-  load.ids_only = true;
+  std::vector<int32_t> ids = tools::read_ids(options.ids);
+  load.frontend = Frontend::load(load.model_dir, load.chat_template, true);
+  Prompt prompt = tools::prompt_of_ids(*load.frontend, load.model_dir, std::move(ids), options.images);
+  const int64_t n_tokens = int64_t(prompt.ids.size()), vocab = load.frontend->config().text.vocab;
+  fs::path unfinished = options.out;  // as AtomicFile names it
+  unfinished += cat(".tmp", getpid());
+  const tools::RemoveAtInterrupt remove_at_interrupt(unfinished);
+  NpyWriter writer(options.out, vocab);
+
+  tools::ProgressLine progress;
   load.on_progress = [&](uint64_t done, uint64_t total) { progress.bytes("loading", done, total); };
   const std::unique_ptr<Engine> engine = Engine::load(load);
   progress.clear();
 
-  Prompt prompt = tools::prompt_of_ids(engine->frontend(), load.model_dir, std::move(ids), options.images);
-  const int64_t n_tokens = int64_t(prompt.ids.size()), vocab = engine->config().text.vocab;
-  NpyWriter writer(options.out, vocab);
   engine->logits(std::move(prompt), [&](int64_t first, std::span<const float> rows) {
     writer.append(rows);
     progress.tokens("computing", first + int64_t(rows.size()) / vocab, n_tokens);

@@ -2,6 +2,7 @@
 #include <string_view>
 
 #include "base/version.h"
+#include "tools/common/signals.h"
 #include "tools/common/terminal.h"
 #include "tools/entry.h"
 #include "tools/eval/logits.h"
@@ -31,6 +32,8 @@ int logits_main(int argc, char** argv) {
   if (o.ids.empty()) l4::fail(l4::ErrorKind::usage, "--ids: expected token ids, found none");
   if (o.out.empty()) l4::fail(l4::ErrorKind::usage, "-o: expected the file to write, found none");
   o.model.complete();
+  l4::tools::install_signal_handlers();
+  const l4::tools::EndAtInterrupt end_at_interrupt;
   return l4::eval::run_logits(o);
 }
 

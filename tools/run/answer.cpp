@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "tools/run/signals.h"
+#include "tools/common/signals.h"
 
 namespace l4::run {
 
@@ -33,9 +33,9 @@ Answer take_answer(Generation generation, const AnswerView& view) {
   Answer answer;
   while (!generation.done()) {
     std::optional<GenerationEvent> event = generation.next(std::chrono::milliseconds(50));
-    if (int n = take_interrupts(); n > 0 || asked_to_end()) {
-      if (asked_to_end()) end_now(128 + asked_to_end());
-      if (answer.interrupted || n > 1) end_now(130);
+    if (int n = tools::take_interrupts(); n > 0 || tools::asked_to_end()) {
+      if (tools::asked_to_end()) tools::end_now(128 + tools::asked_to_end());
+      if (answer.interrupted || n > 1) tools::end_now(130);
       answer.interrupted = true;
       generation.cancel();
     }

@@ -12,8 +12,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "tools/common/signals.h"
 #include "tools/common/terminal.h"
-#include "tools/run/signals.h"
 
 namespace l4::run {
 
@@ -169,26 +169,29 @@ void LineEditor::Impl::start() {
   el_wset(el, EL_HIST, history_w, history);
   std::error_code ec;
   if (options.history_file.empty()) return;
-  if (fs::exists(options.history_file, ec)) {
-    if (history_w(history, &event, H_LOAD, options.history_file.c_str()) < 0)
-      log_warning(options.history_file.string(), ": cannot be read as history");
-  } else {
+  const fs::file_status status = fs::status(options.history_file, ec);
+  if (!fs::exists(status)) {
     fs::create_directories(options.history_file.parent_path(), ec);
+    return;
   }
+  if (fs::is_regular_file(status) && fs::file_size(options.history_file, ec) == 0) return;
+  if (fs::is_regular_file(status) && history_w(history, &event, H_LOAD, options.history_file.c_str()) >= 0) return;
+  log_warning(options.history_file.string(), ": cannot be read as history; what is typed is not written to it");
+  options.history_file.clear();
 }
 
 LineEditor::Line::Kind LineEditor::Impl::wait() {
   for (;;) {
-    if (take_interrupts() > 0) return Line::Kind::interrupted;
-    if (asked_to_end()) return Line::Kind::asked_to_end;
-    if (el && take_window_changed()) el_resize(el);
-    if (el && take_continued()) {
+    if (tools::take_interrupts() > 0) return Line::Kind::interrupted;
+    if (tools::asked_to_end()) return Line::Kind::asked_to_end;
+    if (el && tools::take_window_changed()) el_resize(el);
+    if (el && tools::take_continued()) {
       el_wset(el, EL_PREP_TERM, 1);
       el_wset(el, EL_REFRESH);
     }
-    pollfd fds[2] = {{STDIN_FILENO, POLLIN, 0}, {wake_fd(), POLLIN, 0}};
+    pollfd fds[2] = {{STDIN_FILENO, POLLIN, 0}, {tools::wake_fd(), POLLIN, 0}};
     if (poll(fds, 2, -1) < 0 && errno != EINTR) fail(ErrorKind::io, "poll: ", std::strerror(errno));
-    drain_wake_fd();
+    tools::drain_wake_fd();
     if (fds[0].revents && !fds[1].revents) return Line::Kind::text;
   }
 }

@@ -1,9 +1,9 @@
 // l4-run: the flags. What they set in motion is in one_shot.cpp, repl.cpp and text_tasks.cpp.
+#include "tools/common/signals.h"
 #include "tools/entry.h"
 #include "tools/run/one_shot.h"
 #include "tools/run/options.h"
 #include "tools/run/repl.h"
-#include "tools/run/signals.h"
 #include "tools/run/text_tasks.h"
 
 namespace {
@@ -107,7 +107,7 @@ int l4_run_main(int argc, char** argv) {
   if (o.task == RunOptions::Task::list_devices) return l4::run::run_text_task(o);
   o.model.complete();
   if (o.task != RunOptions::Task::chat) return l4::run::run_text_task(o);
-  l4::run::install_signal_handlers();
+  l4::tools::install_signal_handlers();
   const bool has_prompt = o.prompt || !o.files.empty() || o.ids;
   if (o.interactive || (!has_prompt && l4::tools::is_terminal(stdin))) return l4::run::run_repl(o);
   return l4::run::run_one_shot(o);

@@ -3,9 +3,9 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "tools/common/signals.h"
 #include "tools/run/answer.h"
 #include "tools/run/chat_session.h"
-#include "tools/run/signals.h"
 #include "tools/run/text_tasks.h"
 
 namespace l4::run {
@@ -35,26 +35,33 @@ Prompt make_prompt(const RunOptions& options, const Frontend& frontend) {
 
 }  // namespace
 
-std::unique_ptr<Engine> load_engine(const RunOptions& options, double* load_ms) {
-  const EndAtInterrupt end_at_interrupt;
-  const auto begin = std::chrono::steady_clock::now();
+std::shared_ptr<const Frontend> load_frontend(const RunOptions& options) {
+  return Frontend::load(options.model.load.model_dir, options.model.load.chat_template, options.ids.has_value());
+}
+
+std::unique_ptr<Engine> load_engine(const RunOptions& options, std::shared_ptr<const Frontend> frontend) {
+  const tools::EndAtInterrupt end_at_interrupt;
   tools::ProgressLine progress;
   LoadOptions load = options.model.load;
+  load.frontend = std::move(frontend);
   load.on_progress = [&](uint64_t done, uint64_t total) { progress.bytes("loading", done, total); };
   std::unique_ptr<Engine> engine = Engine::load(load);
   progress.clear();
-  const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-  if (load_ms) *load_ms = ms;
   log_info(engine->summary());
   return engine;
 }
 
 int run_one_shot(const RunOptions& options) {
-  RunOptions with_ids = options;
-  with_ids.model.load.ids_only = options.ids.has_value();
+  using Clock = std::chrono::steady_clock;
   AnswerFacts facts;
-  const std::unique_ptr<Engine> engine = load_engine(with_ids, &facts.load_ms);
-  const Frontend& frontend = engine->frontend();
+  const auto ms_since = [](Clock::time_point begin) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+  };
+  auto ending = std::make_optional<tools::EndAtInterrupt>();
+  auto begin = Clock::now();
+  const std::shared_ptr<const Frontend> loaded = load_frontend(options);
+  facts.load_ms = ms_since(begin);
+  const Frontend& frontend = *loaded;
   const Tokenizer* tokenizer = frontend.has_tokenizer() ? &frontend.tokenizer() : nullptr;
   if (!tokenizer && !options.output_ids && !options.json)
     fail(ErrorKind::usage, options.model.load.model_dir.string(), ": has no tokenizer: --output-ids prints token ids");
@@ -65,6 +72,12 @@ int run_one_shot(const RunOptions& options) {
   facts.seed = generation.sampling.seed;
   facts.with_logprobs = generation.sampling.n_logprobs >= 0;
   facts.with_prompt_logprobs = generation.prompt_logprobs >= 0;
+
+  Prompt prompt = make_prompt(options, frontend);
+  begin = Clock::now();
+  const std::unique_ptr<Engine> engine = load_engine(options, loaded);
+  facts.load_ms += ms_since(begin);
+  ending.reset();
   log_info("seed ", facts.seed);
 
   const bool streams = !options.json && !options.output_ids;
@@ -76,7 +89,7 @@ int run_one_shot(const RunOptions& options) {
     progress.clear();
     if (streams) write_stdout(on_terminal ? tools::printable(text) : std::string(text));
   };
-  const Answer answer = take_answer(engine->start(make_prompt(options, frontend), generation), view);
+  const Answer answer = take_answer(engine->start(std::move(prompt), generation), view);
   progress.clear();
 
   if (options.json) {

@@ -7,12 +7,12 @@
 
 #include "base/log.h"
 #include "base/version.h"
+#include "tools/common/signals.h"
 #include "tools/run/answer.h"
 #include "tools/run/chat_session.h"
 #include "tools/run/commands.h"
 #include "tools/run/line_editor.h"
 #include "tools/run/one_shot.h"
-#include "tools/run/signals.h"
 #include "tools/run/text_tasks.h"
 
 namespace l4::run {
@@ -118,7 +118,7 @@ std::optional<std::string> Repl::read_message() {
     const LineEditor::Line line = editor_.read(more ? next_prompt : first_prompt);
     using Kind = LineEditor::Line::Kind;
     if (line.kind == Kind::asked_to_end) {
-      status_ = 128 + asked_to_end();
+      status_ = 128 + tools::asked_to_end();
       return std::nullopt;
     }
     if (line.kind == Kind::end_of_input) {
@@ -169,10 +169,9 @@ int Repl::run() {
   }
   session_.set_system(options_.system.value_or(""));
   for (const std::string& path : options_.images) attach(CommandId::image, path);
-  if (options_.prompt || !options_.files.empty()) {
-    const std::string text = prompt_text(options_);
-    say(cat(colors_.green, "> ", colors_.reset, printable(text)));
-    send(text);
+  if (options_.prompt) {
+    say(cat(colors_.green, "> ", colors_.reset, printable(*options_.prompt)));
+    send(*options_.prompt);
   }
   while (!leaving_) {
     const std::optional<std::string> message = read_message();
@@ -228,7 +227,7 @@ bool Repl::answer() {
   Answer answer;
   tools::ProgressLine progress;
   try {
-    const NoEcho no_echo;
+    const tools::NoEcho no_echo;
     AnswerView view;
     view.prompt = [&](const PromptProgress& p) { progress.tokens("reading", p.n_done, p.n_total); };
     view.text = [&](std::string_view text) {
@@ -364,7 +363,12 @@ void Repl::set(const std::string& argument) {
     std::string word = value.empty() ? name : cat(name, "=", value);
     if (!flags.knows(name)) fail(ErrorKind::usage, "no setting ", shown(name.substr(2)), "; /set shows what there is");
     char* words[] = {program.data(), word.data()};
-    flags.parse(2, words);
+    try {
+      flags.parse(2, words);
+      changed.options(frontend_);
+    } catch (const Error& e) {  // "--temp: expected ...": there are no flags here
+      throw Error(e.kind(), e.message().starts_with("--") ? e.message().substr(2) : e.message());
+    }
     options_.sampling = changed;
   }
   const GenerationOptions now = options_.sampling.options(frontend_);
@@ -411,10 +415,16 @@ void Repl::show_stats() {
 }  // namespace
 
 int run_repl(const RunOptions& options) {
-  const std::unique_ptr<Engine> engine = load_engine(options);
   if (options.raw && (options.system || !options.images.empty()))
     fail(ErrorKind::usage, "--raw: a completion takes text alone here, without --system and --image");
-  Repl repl(options, *engine);
+  const std::shared_ptr<const Frontend> frontend = load_frontend(options);
+  options.sampling.options(*frontend);  // what is wrong in it is said before the weights are loaded, as in the prompt
+  tools::read_images(*frontend, options.images);
+  RunOptions ready = options;
+  if (options.prompt || !options.files.empty()) ready.prompt = prompt_text(options);
+  ready.files.clear();
+  const std::unique_ptr<Engine> engine = load_engine(options, frontend);
+  Repl repl(ready, *engine);
   return repl.run();
 }
 

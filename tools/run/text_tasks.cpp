@@ -55,10 +55,7 @@ std::string json_ids(const std::vector<int32_t>& ids) {
 std::string prompt_text(const RunOptions& options) {
   if (!options.prompt && options.files.empty()) return tools::read_text("-");
   std::string text;
-  if (options.prompt) {
-    text = *options.prompt;
-    if (!is_valid_utf8(text)) fail(ErrorKind::input, "-p: not UTF-8 text");
-  }
+  if (options.prompt) text = *options.prompt;
   for (const std::string& file : options.files) {
     if (!text.empty()) text += "\n\n";
     text += tools::read_text(file);
@@ -75,8 +72,11 @@ int run_text_task(const RunOptions& options) {
       write_stdout(describe_plan(options.model.load));
       return 0;
     case RunOptions::Task::detokenize: {
-      const std::vector<int32_t> ids = tools::read_ids(options.ids ? *options.ids : prompt_text(options));
-      write_stdout(Tokenizer::load(dir)->decode(ids, !options.special));
+      const std::string name = options.ids ? "--ids" : "prompt";
+      const std::vector<int32_t> ids = tools::read_ids(options.ids ? *options.ids : prompt_text(options), name);
+      const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(dir);
+      tools::check_ids(ids, tokenizer->vocab_size(), name);
+      write_stdout(tokenizer->decode(ids, !options.special));
       return 0;
     }
     case RunOptions::Task::tokenize:

@@ -9,7 +9,8 @@ namespace l4::run {
 int run_text_task(const RunOptions& options);
 
 // The prompt as -p and -f say it, or standard input where neither is given: -p first, then the files, a blank line
-// between. Error{input} when it is not UTF-8.
+// between. Error{input} when a file
+// is not UTF-8.
 std::string prompt_text(const RunOptions& options);
 std::string json_ids(const std::vector<int32_t>& ids);  // "[1, 2, 3]"
 

@@ -271,5 +271,5 @@ TEST_CASE("chat_template: which template a checkpoint carries") {
 
   CHECK(parse_chat_template_name("launch") == ChatTemplate::launch);
   CHECK(chat_template_name(ChatTemplate::official) == "official");
-  CHECK(error_of([] { parse_chat_template_name("x"); }) == "--chat-template: expected official or launch, found \"x\"");
+  CHECK(error_of([] { parse_chat_template_name("x"); }) == "expected official or launch, found \"x\"");
 }

@@ -1,18 +1,30 @@
 // Ctrl+C and requests to end, as data: handlers only count and wake whoever waits on wake_fd().
 #pragma once
 
-namespace l4::run {
+#include "base/file.h"
+
+namespace l4::tools {
 
 // Takes over SIGINT, SIGTERM, SIGHUP, SIGWINCH and SIGCONT; SIGPIPE becomes a failed write.
 void install_signal_handlers();
 
-// While it lives, Ctrl+C ends the process at once with status 130, whatever the program is doing (loading a model).
+// While it lives, Ctrl+C ends the process at once with status 130 (a request to end: 128 + its number), whatever the
+// program is doing (loading a model, waiting for input). So does one that came before and was not looked at.
 class EndAtInterrupt {
  public:
   EndAtInterrupt();
   ~EndAtInterrupt();
   EndAtInterrupt(const EndAtInterrupt&) = delete;
   EndAtInterrupt& operator=(const EndAtInterrupt&) = delete;
+};
+
+// While it lives, such an end removes this file.
+class RemoveAtInterrupt {
+ public:
+  explicit RemoveAtInterrupt(const fs::path& path);
+  ~RemoveAtInterrupt();
+  RemoveAtInterrupt(const RemoveAtInterrupt&) = delete;
+  RemoveAtInterrupt& operator=(const RemoveAtInterrupt&) = delete;
 };
 
 int take_interrupts();       // how often Ctrl+C came since the last call
@@ -34,4 +46,4 @@ class NoEcho {
 // Ends the process here, without waiting for a step of the model that still runs.
 [[noreturn]] void end_now(int status);
 
-}  // namespace l4::run
+}  // namespace l4::tools

@@ -1,4 +1,4 @@
-#include "tools/run/signals.h"
+#include "tools/common/signals.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -7,18 +7,24 @@
 
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 
 #include "base/error.h"
+#include "tools/common/terminal.h"
 
-namespace l4::run {
+namespace l4::tools {
 
 namespace {
 
 std::atomic<int> g_interrupts{0}, g_end{0}, g_end_at_interrupt{0};
 std::atomic<bool> g_window_changed{false}, g_continued{false};
 int g_pipe[2] = {-1, -1};
+bool g_clears_line = false;  // of stderr: there may be a progress bar
+
+char g_to_remove[PATH_MAX];
+std::atomic<bool> g_removes{false};
 
 termios g_terminal;  // as it was before NoEcho
 std::atomic<bool> g_echo_is_off{false};
@@ -27,14 +33,17 @@ void show_typing() {
   if (g_echo_is_off.exchange(false)) tcsetattr(STDIN_FILENO, TCSANOW, &g_terminal);
 }
 
+[[noreturn]] void end_by(int signal) {
+  if (g_removes) unlink(g_to_remove);
+  const char line[] = "\r\x1b[K";
+  if (g_clears_line) (void)!write(STDERR_FILENO, line, sizeof line - 1);
+  _exit(128 + signal);
+}
+
 void on_signal(int signal) {
   const int saved_errno = errno;
   const bool ends = signal == SIGINT || signal == SIGTERM || signal == SIGHUP;
-  if (ends && g_end_at_interrupt > 0) {
-    const char line[] = "\r\x1b[K";
-    if (isatty(STDERR_FILENO)) (void)!write(STDERR_FILENO, line, sizeof line - 1);
-    _exit(128 + signal);
-  }
+  if (ends && g_end_at_interrupt > 0) end_by(signal);
   switch (signal) {
     case SIGINT:
       ++g_interrupts;
@@ -56,6 +65,7 @@ void on_signal(int signal) {
 
 void install_signal_handlers() {
   if (pipe2(g_pipe, O_CLOEXEC | O_NONBLOCK) != 0) fail(ErrorKind::io, "pipe: ", std::strerror(errno));
+  g_clears_line = can_redraw(stderr);
   struct sigaction action {};
   action.sa_handler = on_signal;
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT}) sigaction(signal, &action, nullptr);
@@ -65,9 +75,21 @@ void install_signal_handlers() {
 
 EndAtInterrupt::EndAtInterrupt() {
   ++g_end_at_interrupt;
+  if (g_end) end_by(g_end);
+  if (g_interrupts > 0) end_by(SIGINT);
 }
 EndAtInterrupt::~EndAtInterrupt() {
   --g_end_at_interrupt;
+}
+
+RemoveAtInterrupt::RemoveAtInterrupt(const fs::path& path) {
+  const std::string& name = path.native();
+  if (name.size() >= sizeof g_to_remove) return;  // no such file can be made
+  std::memcpy(g_to_remove, name.c_str(), name.size() + 1);
+  g_removes = true;
+}
+RemoveAtInterrupt::~RemoveAtInterrupt() {
+  g_removes = false;
 }
 
 int take_interrupts() {
@@ -108,4 +130,4 @@ void end_now(int status) {
   _exit(status);
 }
 
-}  // namespace l4::run
+}  // namespace l4::tools
