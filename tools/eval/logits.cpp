@@ -15,7 +15,8 @@ int run_logits(const LogitsOptions& options) {
   load.frontend = Frontend::load(load.model_dir, load.chat_template, true);
   Prompt prompt = tools::prompt_of_ids(*load.frontend, load.model_dir, std::move(ids), options.images);
   const int64_t n_tokens = int64_t(prompt.ids.size()), vocab = load.frontend->config().text.vocab;
-  fs::path unfinished = options.out;  // as AtomicFile names it
+  std::error_code ec;  // named as AtomicFile does it
+  fs::path unfinished = fs::is_symlink(options.out, ec) ? fs::weakly_canonical(options.out, ec) : options.out;
   unfinished += cat(".tmp", getpid());
   const tools::RemoveAtInterrupt remove_at_interrupt(unfinished);
   NpyWriter writer(options.out, vocab);
