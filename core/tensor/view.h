@@ -62,7 +62,8 @@ struct View {
   DType dtype = DType::f32;
   Shape shape;
 
-  explicit operator bool() const { return data != nullptr; }
+  // Whether there is a tensor at all; its data may be missing still, in a measuring run (tensor/arena.h).
+  explicit operator bool() const { return shape.rank() > 0; }
   int64_t elements() const { return shape.elements(); }
   size_t bytes() const { return size_t(elements()) * dtype_bytes(dtype); }
   int64_t rows() const { return shape[0]; }

@@ -177,6 +177,30 @@ TEST_CASE("forward: bf16 on two ranks stays within bf16's own deviation") {
   }
 }
 
+TEST_CASE("forward: what a measuring run counts is enough for pictures, where text needs next to nothing") {
+  for (const std::string& name : GoldenModel::names()) {
+    CAPTURE(name);
+    Case c(name);
+    if (c.golden.images.empty()) continue;
+    const int64_t n_tiles = c.golden.pixel_shape[0];
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (int tp : {1, 2}) {
+        if (!c.divides({tp, 1, 1})) continue;
+        ExecutorOptions options;
+        options.topology = {tp, 1, 1};
+        options.dtype = dtype;
+        options.kv_pages[0] = options.kv_pages[1] = 1;
+        options.max_step_rows = options.max_out_rows = 1;
+        options.max_step_tiles = n_tiles;
+        options.encoder_rows = n_tiles * c.config.vision->tokens_per_tile();
+        Executor executor(c.config, c.checkpoint, options);
+        std::vector<BFloat16> pixels;
+        for (float v : c.golden.pixel_values()) pixels.push_back(to_bf16(v));
+        executor.encode_tiles(pixels, n_tiles, 0);  // throws where the arena is too small
+      }
+  }
+}
+
 TEST_CASE("forward: a model that does not fit is refused before anything is read") {
   Case c(GoldenModel::names().front());
   ExecutorOptions options;
