@@ -68,7 +68,8 @@ class Frontend {
   virtual const ModelConfig& config() const = 0;
   virtual bool has_tokenizer() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
-  virtual std::optional<ChatTemplate> chat_template() const = 0;  // nothing: the checkpoint has none
+  // Nothing: the checkpoint has none. Error{input} when it has one that is neither of ours.
+  virtual std::optional<ChatTemplate> chat_template() const = 0;
   virtual bool takes_images() const = 0;
 
   // What the checkpoint's generation_config.json asks for; greedy where it asks for no sampling.

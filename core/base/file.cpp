@@ -103,7 +103,14 @@ std::string read_file(const fs::path& path, uint64_t max_bytes) {
   return content;
 }
 
-AtomicFile::AtomicFile(const fs::path& path) : path_(path), temporary_(path) {
+AtomicFile::AtomicFile(const fs::path& path) : path_(path) {
+  // Through a symbolic link to the file it names; a device or pipe must not be replaced by a file.
+  std::error_code ec;
+  if (fs::is_symlink(path_, ec)) path_ = fs::weakly_canonical(path_, ec);
+  const fs::file_status target = fs::status(path_, ec);
+  if (fs::exists(target) && !fs::is_regular_file(target))
+    fail(ErrorKind::io, path.string(), ": cannot write: not a regular file");
+  temporary_ = path_;
   temporary_ += cat(".tmp", ::getpid());
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail(ErrorKind::io, path.string(), ": cannot create: ", std::strerror(errno));

@@ -1,6 +1,7 @@
 #include "engine/executor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -33,6 +34,35 @@ StepPlan largest_step(const ExecutorOptions& options) {
   step.out_rows.resize(size_t(options.max_out_rows));
   std::iota(step.out_rows.begin(), step.out_rows.end(), 0);
   return step;
+}
+
+Shape pixel_shape(const VisionConfig& v, int64_t n_tiles) {
+  return {n_tiles, v.n_channels, v.image_size, v.image_size};
+}
+
+bool encodes_images(const ModelConfig& config, const ExecutorOptions& options, const ShardPlan& shard) {
+  return config.vision && shard.first_stage() && options.encoder_rows > 0;
+}
+
+// Runs the largest step and the largest encoder pass on shapes alone: what one rank's arena must hold.
+uint64_t activation_bytes(const ModelConfig& config, const ExecutorOptions& options, Backend& backend,
+                          const ShardPlan& shard, const WeightPlan& plan) {
+  const Weights weights = shapes_of(plan, options.dtype);
+  const KvCache kv(backend, config.text, shard, options.dtype, {0, 0});
+  const auto tp = make_thread_comms(shard.topology.tp);  // for its size; a measuring run talks to nobody
+  Arena work;
+  const Rank rank{backend, *tp[size_t(shard.tp_rank)], *tp[0], shard, work, nullptr};
+  View features;
+  if (encodes_images(config, options, shard)) {
+    features = {nullptr, options.dtype, {options.encoder_rows, config.text.hidden}};
+    const int64_t rows = options.max_step_tiles * config.vision->tokens_per_tile();
+    VisionModel(config, weights, options.dtype)
+        .encode(rank, {nullptr, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles)},
+                {nullptr, options.dtype, {rows, config.text.hidden}});
+    work.reset();
+  }
+  TextModel(config, weights, options.dtype).forward(rank, largest_step(options), kv, features);
+  return work.peak();
 }
 
 // Everything one rank owns. Built, used and destroyed by its own worker thread.
@@ -129,19 +159,13 @@ struct Executor::Impl {
     w.weights = load_weights(plan, checkpoint, *w.backend, options.dtype, on_bytes);
     w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.dtype, options.kv_pages);
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype);
-    const bool sees_images = config.vision && w.shard.first_stage() && options.encoder_rows > 0;
-    if (sees_images) {
+    if (encodes_images(config, options, w.shard)) {
       w.vision = std::make_unique<VisionModel>(config, w.weights, options.dtype);
       w.features = tensor(*w.backend, options.dtype, {options.encoder_rows, text.hidden}, "the encoder cache");
-      w.pixels = tensor(*w.backend, DType::bf16, pixel_shape(options.max_step_tiles), "the encoder's input");
+      w.pixels =
+          tensor(*w.backend, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles), "the encoder's input");
     }
-    // Measure the largest step and the largest encoder pass, then take that much once and for all.
-    const StepPlan largest = largest_step(options);
-    w.text->forward(w.rank(nullptr), largest, *w.kv, w.features.view);
-    w.work.reset();
-    if (sees_images) encode(w, options.max_step_tiles, 0);
-    const size_t bytes = w.work.peak();
-    w.work = Arena(w.backend->allocate(bytes, "activations"));
+    w.work = Arena(w.backend->allocate(activation_bytes(config, options, *w.backend, w.shard, plan), "activations"));
   }
 
   static Tensor tensor(Backend& backend, DType dtype, Shape shape, const char* what) {
@@ -150,11 +174,6 @@ struct Executor::Impl {
     t.buffer = backend.allocate(t.view.bytes(), what);
     t.view.data = t.buffer.data();
     return t;
-  }
-
-  Shape pixel_shape(int64_t n_tiles) const {
-    const VisionConfig& v = *config.vision;
-    return {n_tiles, v.n_channels, v.image_size, v.image_size};
   }
 
   void encode(Worker& w, int64_t n_tiles, int64_t feature_row) {
@@ -189,12 +208,15 @@ ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank
 MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredDType& stored) {
   const ShardPlan shard = shard_of(config, options.topology, rank);
   MemoryPlan plan;
-  plan.weights = weight_bytes_by_part(plan_weights(config, shard, options.dtype, stored), options.dtype);
+  const WeightPlan weights = plan_weights(config, shard, options.dtype, stored);
+  plan.weights = weight_bytes_by_part(weights, options.dtype);
   for (const PartBytes& part : plan.weights) plan.weight_bytes += part.bytes;
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
     plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) * kv_page_bytes(config.text, shard, options.dtype, kind);
-  if (shard.first_stage())
-    plan.encoder_bytes = uint64_t(options.encoder_rows * config.text.hidden) * dtype_bytes(options.dtype);
+  if (encodes_images(config, options, shard))
+    plan.encoder_bytes = uint64_t(options.encoder_rows * config.text.hidden) * dtype_bytes(options.dtype) +
+                         View{nullptr, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles)}.bytes();
+  plan.activation_bytes = activation_bytes(config, options, *make_cpu_backend(1), shard, weights);
   return plan;
 }
 
@@ -246,7 +268,11 @@ std::vector<TokenChoice> Executor::step(const StepPlan& step, std::span<const Sa
   if (rows.empty()) return {};
   // Here, not on the worker's thread: NaN logits are this step's failure, not the group's.
   Worker& w = impl_->last();
-  return w.backend->sample(w.logits, rows);
+  try {
+    return w.backend->sample(w.logits, rows);
+  } catch (const Error& e) {
+    throw Error(e.kind(), cat(impl_->config.source, ": ", e.message()));
+  }
 }
 
 std::vector<float> Executor::logits(const StepPlan& step) {
@@ -254,13 +280,18 @@ std::vector<float> Executor::logits(const StepPlan& step) {
   Worker& w = impl_->last();
   std::vector<float> out(size_t(step.n_out() * impl_->config.text.vocab));
   if (!out.empty()) w.backend->download(out.data(), w.logits);
+  const int64_t vocab = impl_->config.text.vocab;
+  for (int64_t i = 0; i < int64_t(out.size()); ++i)
+    if (std::isnan(out[size_t(i)]))
+      fail(ErrorKind::internal, impl_->config.source, ": the model's logits at position ",
+           step.positions[size_t(step.out_rows[size_t(i / vocab)])], " are NaN");
   return out;
 }
 
 void Executor::encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) {
   Impl& im = *impl_;
   L4_CHECK(n_tiles > 0 && n_tiles <= im.options.max_step_tiles, n_tiles);
-  L4_CHECK(int64_t(pixels.size()) == im.pixel_shape(n_tiles).elements());
+  L4_CHECK(int64_t(pixels.size()) == pixel_shape(*im.config.vision, n_tiles).elements());
   im.on_all_ranks([&](Worker& w) {
     if (!w.vision) return;
     w.backend->upload(w.pixels.view.slice(0, n_tiles), pixels.data());

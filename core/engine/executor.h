@@ -57,8 +57,10 @@ class Executor : public StepRunner {
 // Bytes of one rank, computed before anything is loaded and without a device.
 struct MemoryPlan {
   std::vector<PartBytes> weights;
-  uint64_t weight_bytes = 0, kv_bytes = 0, encoder_bytes = 0;
-  uint64_t total() const { return weight_bytes + kv_bytes + encoder_bytes; }
+  uint64_t weight_bytes = 0, kv_bytes = 0;
+  uint64_t encoder_bytes = 0;     // the encoder cache and its input
+  uint64_t activation_bytes = 0;  // of the largest step, as the CPU backend takes them
+  uint64_t total() const { return weight_bytes + kv_bytes + encoder_bytes + activation_bytes; }
 };
 MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredDType& stored);
 ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank);

@@ -106,13 +106,13 @@ HfCheckpoint::HfCheckpoint(const fs::path& dir) : dir_(dir) {
         unnamed = cat(shown(info.name), " in ", name);
     }
   }
-  if (n_unnamed > 0)
-    log_warning(index.source, ": leaves out ", n_unnamed, n_unnamed == 1 ? " tensor" : " tensors",
-                " that the weight files have, first ", unnamed, ": not loaded");
   for (const CheckpointIndex::Entry& entry : index.entries)
     if (!by_name_.contains(entry.name))
       fail_input((dir / entry.file_name).string(), ": tensor ", shown(entry.name), " is missing, though ", kIndexFile,
                  " says it is there");
+  if (n_unnamed > 0)
+    log_warning(index.source, ": leaves out ", n_unnamed, n_unnamed == 1 ? " tensor" : " tensors",
+                " that the weight files have, first ", unnamed, ": not loaded");
 }
 
 void HfCheckpoint::add(const std::string& name, const TensorInfo& info) {

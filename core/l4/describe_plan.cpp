@@ -31,7 +31,8 @@ constexpr Gpu kGpus[] = {{"H100", uint64_t(81559) << 20}, {"H200", uint64_t(1437
 constexpr uint64_t kUsablePercent = 90;
 
 bool same(const MemoryPlan& a, const MemoryPlan& b) {
-  return a.weight_bytes == b.weight_bytes && a.kv_bytes == b.kv_bytes && a.encoder_bytes == b.encoder_bytes;
+  return a.weight_bytes == b.weight_bytes && a.kv_bytes == b.kv_bytes && a.encoder_bytes == b.encoder_bytes &&
+         a.activation_bytes == b.activation_bytes;
 }
 
 // Ranks that need the same are one column.
@@ -112,6 +113,7 @@ std::string describe_plan(const LoadOptions& options) {
   text += row("weights", [](const MemoryPlan& m) { return m.weight_bytes; });
   text += row("KV cache", [](const MemoryPlan& m) { return m.kv_bytes; });
   if (config.vision) text += row("image features", [](const MemoryPlan& m) { return m.encoder_bytes; });
+  text += row("activations", [](const MemoryPlan& m) { return m.activation_bytes; });
   text += row("total", [](const MemoryPlan& m) { return m.total(); });
 
   const uint64_t global = kv_token_bytes(plan, config, AttentionKind::global);

@@ -22,7 +22,7 @@ class CheckpointFrontend final : public Frontend {
       if (tokenizer_->vocab_size() > config_.text.vocab)
         fail_input(dir.string(), ": the tokenizer has ", tokenizer_->vocab_size(),
                    " tokens, the model's vocab_size is ", config_.text.vocab);
-      if (!template_) template_ = find_chat_template(dir);
+      if (!template_) find_template(dir);
     }
     if (config_.vision) {
       tiling_ = load_tiling_config(dir, config_.vision->image_size);
@@ -38,7 +38,10 @@ class CheckpointFrontend final : public Frontend {
     if (!tokenizer_) fail_input(dir_.string(), ": has neither tokenizer.json nor tokenizer.model");
     return *tokenizer_;
   }
-  std::optional<ChatTemplate> chat_template() const override { return template_; }
+  std::optional<ChatTemplate> chat_template() const override {
+    if (unknown_template_) throw *unknown_template_;
+    return template_;
+  }
   bool takes_images() const override { return no_images_because_.empty(); }
 
   SamplingParams default_sampling() const override {
@@ -59,7 +62,7 @@ class CheckpointFrontend final : public Frontend {
   }
 
   std::vector<TextSegment> render(const ChatRequest& chat) const override {
-    if (!template_)
+    if (!chat_template())
       fail(ErrorKind::usage, dir_.string(), ": has no chat template; --chat-template official|launch gives one");
     return render_chat(*template_, chat);
   }
@@ -116,10 +119,20 @@ class CheckpointFrontend final : public Frontend {
     return prompt;
   }
 
+  // A template that is not one of ours is an error for who asks for it, not for plain completion.
+  void find_template(const fs::path& dir) {
+    try {
+      template_ = find_chat_template(dir);
+    } catch (const Error& e) {
+      unknown_template_ = e;
+    }
+  }
+
   fs::path dir_;
   ModelConfig config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::optional<ChatTemplate> template_;
+  std::optional<Error> unknown_template_;
   TilingConfig tiling_;
   ImageTokenIds image_ids_;
   std::string no_images_because_;  // empty: it takes images

@@ -322,11 +322,29 @@ uint64_t source_bytes(const WeightPlan& plan, const StoredDType& stored) {
   return bytes;
 }
 
-Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Backend& backend, DType activation,
-                     const std::function<void(uint64_t)>& on_bytes) {
+namespace {
+Weights empty_weights(const WeightPlan& plan) {
   Weights weights;
   weights.layers.resize(plan.layers.size());
   weights.vision_layers.resize(plan.vision_layers.size());
+  return weights;
+}
+}  // namespace
+
+Weights shapes_of(const WeightPlan& plan, DType activation) {
+  Weights weights = empty_weights(plan);
+  for_each_weight(plan, weights, [&]<class Plan, class Loaded>(const char*, const Plan& p, Loaded& into) {
+    if constexpr (std::is_same_v<Plan, TensorPlan>)
+      into.view = {nullptr, activation, p.shape};
+    else
+      into.spec = p.spec;
+  });
+  return weights;
+}
+
+Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Backend& backend, DType activation,
+                     const std::function<void(uint64_t)>& on_bytes) {
+  Weights weights = empty_weights(plan);
   for_each_weight(plan, weights, Loader(checkpoint, backend, activation, on_bytes));
   return weights;
 }

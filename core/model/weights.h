@@ -82,6 +82,8 @@ std::vector<PartBytes> weight_bytes_by_part(const WeightPlan& plan, DType activa
 // Reads and packs everything. on_bytes is told of source bytes as they are done.
 Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Backend& backend, DType activation,
                      const std::function<void(uint64_t)>& on_bytes);
+// Shapes alone, no memory: for measuring what a step needs before anything is loaded.
+Weights shapes_of(const WeightPlan& plan, DType activation);
 // Source bytes that load_weights() will report in all.
 uint64_t source_bytes(const WeightPlan& plan, const StoredDType& stored);
 

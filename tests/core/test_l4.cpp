@@ -110,6 +110,19 @@ TEST_CASE("l4: a checkpoint without a template completes text, and says what is 
         std::string::npos);
 }
 
+TEST_CASE("l4: an unknown template is an error for a chat, not for plain completion") {
+  TempDir dir;
+  write_tiny_checkpoint(dir.path());
+  write_file_atomic(dir / "chat_template.jinja", "{{ messages }}");
+  auto f = Frontend::load(dir.path());
+  CHECK(!f->prompt_from_text("abc").ids.empty());
+  ChatRequest chat;
+  chat.messages = {user(std::string("Hi"))};
+  CHECK(error_of([&] { f->prompt_from_chat(chat); }).find("--chat-template official|launch") != std::string::npos);
+  CHECK(error_of([&] { f->chat_template(); }).find("chat_template.jinja") != std::string::npos);
+  CHECK(!Frontend::load(dir.path(), ChatTemplate::official)->prompt_from_chat(chat).ids.empty());
+}
+
 TEST_CASE("l4: a tokenizer larger than the model's vocabulary is refused") {
   TempDir dir;
   write_tiny_checkpoint(dir.path());

@@ -1,5 +1,6 @@
 #include "base/file.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -77,4 +78,17 @@ TEST_CASE("file: reading what a mapped file has lost ends the process with one l
   CHECK(WEXITSTATUS(status) == 1);
   CHECK(line == "l4: " + (dir / "f").string() +
                     ": cannot read the mapped file any more: it got shorter while it was in use, or its disk failed\n");
+}
+
+TEST_CASE("file: a written file goes where a symbolic link points, and never in a device's or pipe's place") {
+  TempDir dir;
+  write_file_atomic(dir / "real", "old");
+  fs::create_symlink("real", dir / "link");
+  write_file_atomic(dir / "link", "new");
+  CHECK(fs::is_symlink(dir / "link"));
+  CHECK(read_file(dir / "real", 10) == "new");
+  REQUIRE(::mkfifo((dir / "pipe").c_str(), 0600) == 0);
+  CHECK(error_of([&] { write_file_atomic(dir / "pipe", "x"); }) ==
+        cat((dir / "pipe").string(), ": cannot write: not a regular file"));
+  CHECK(fs::is_fifo(dir / "pipe"));
 }

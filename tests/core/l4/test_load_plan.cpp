@@ -39,7 +39,8 @@ TEST_CASE("load_plan: the context that fits is what the KV cache's arithmetic sa
   LoadOptions options{.batch_tokens = 8192, .topology = {8, 1, 1}};
   options.max_context = 8192;
   const LoadPlan small = plan_load(options, config, 17, bf16(), std::nullopt);
-  const uint64_t fixed = small.ranks[0].weight_bytes + small.ranks[0].encoder_bytes;
+  const uint64_t idle = small.ranks[0].weight_bytes + small.ranks[0].encoder_bytes;
+  const uint64_t fixed = idle + small.ranks[0].activation_bytes;  // with steps of 8192 rows
   for (int64_t context : {1 << 17, 1 << 20, 5'000'064}) {
     // The global layers keep everything, the chunked ones a chunk and a step.
     const uint64_t kv = uint64_t(context * kGlobalBytes + 2 * 8192 * kChunkedBytes) / 8;
@@ -47,7 +48,7 @@ TEST_CASE("load_plan: the context that fits is what the KV cache's arithmetic sa
     CHECK(context_that_fits(options, config, 17, bf16(), {fixed + kv - 1, true}, 10'485'760) == context - 128);
     CHECK(context_that_fits(options, config, 17, bf16(), {fixed + kv, true}, 100) == 100);
   }
-  CHECK(context_that_fits(options, config, 17, bf16(), {fixed, true}, 10'485'760) == 0);
+  CHECK(context_that_fits(options, config, 17, bf16(), {idle, true}, 10'485'760) == 0);
 }
 
 TEST_CASE("load_plan: what does not fit is refused with what would") {

@@ -1,5 +1,6 @@
 // The whole model against transformers (tests/golden/models), in one piece, in parts, and on several ranks.
 #include <cmath>
+#include <fstream>
 
 #include "model/config.h"
 #include "model/text_model.h"
@@ -199,6 +200,25 @@ TEST_CASE("forward: what a measuring run counts is enough for pictures, where te
         executor.encode_tiles(pixels, n_tiles, 0);  // throws where the arena is too small
       }
   }
+}
+
+TEST_CASE("forward: logits that are NaN are an error, not an answer") {
+  Case c("stored_v4");
+  TempDir poisoned;
+  for (const auto& entry : std::filesystem::directory_iterator(c.dir))
+    std::filesystem::copy_file(entry.path(), poisoned / entry.path().filename().string());
+  const TensorInfo* norm = c.checkpoint.find("language_model.model.norm.weight");
+  REQUIRE(norm);
+  const SafetensorsFile& shard = c.checkpoint.shard(*norm);
+  std::fstream file(poisoned / shard.path().filename().string(), std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(std::streamoff(norm->begin));
+  file.write("\xFF\xFF", 2);  // the first element: NaN in bf16
+  file.close();
+  const HfCheckpoint checkpoint(poisoned.path());
+  ExecutorOptions options;
+  OneSequence m(c.config, checkpoint, options, 8);
+  CHECK(error_of([&] { m.append(std::span(c.golden.prompt).first(3)); }).find("logits at position 0 are NaN") !=
+        std::string::npos);
 }
 
 TEST_CASE("forward: a model that does not fit is refused before anything is read") {
