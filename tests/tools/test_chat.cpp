@@ -48,7 +48,7 @@ TEST_CASE("chat: an answer, a statistics line, Ctrl+D leaves, history is kept") 
   CHECK(t.wait_for("context "));
   t.type("/stats\r");
   CHECK(t.wait_for("1 answers"));
-  t.type("\x04");
+  t.type("/quit\r");
   CHECK(t.wait() == 0);
   CHECK(last_color(t.screen()) == "\x1b[0m");
   CHECK(l4::read_file(chat.dir / "history", 1 << 16).find("Hello\\040there") != std::string::npos);
@@ -134,7 +134,7 @@ TEST_CASE("chat: no colours where they are not wanted") {
   REQUIRE(plain.terminal.wait_for(">"));
   plain.terminal.type("Hi\r");
   REQUIRE(plain.terminal.wait_for("prompt tokens"));
-  plain.terminal.type("\x04");
+  plain.terminal.type("/quit\r");
   CHECK(plain.terminal.wait() == 0);
   CHECK(last_color(plain.terminal.screen()) == "");
 }
@@ -152,7 +152,7 @@ TEST_CASE("chat: what is no history is left as it is") {
     t.type("/stats\r");
     REQUIRE(t.wait_for("0 answers"));
     REQUIRE(t.wait_for(">"));
-    t.type("\x04");
+    t.type("/quit\r");
     CHECK(t.wait() == 0);
     CHECK((t.screen().find("cannot be read") == std::string::npos) == (name == "empty"));
   }
