@@ -38,9 +38,11 @@ def main():
         images = [Image.open(folder / f) for f in item["images"]] or None
         inputs = processor(text=text, images=images, add_special_tokens=False, return_tensors="pt")
         prompt = inputs["input_ids"]
+        pixels = inputs.get("pixel_values")
+        pixels = None if pixels is None else pixels.to(model.dtype)  # the processor gives bf16
         same_prompt += prompt.shape[1] == o["usage"]["prompt_tokens"] and (images is not None or prompt[0].tolist() == o["prompt_ids"])
         ids = torch.cat([prompt, torch.tensor([o["ids"]])], 1)
-        logits = model(input_ids=ids, pixel_values=inputs.get("pixel_values"), logits_to_keep=len(o["ids"]) + 1).logits[0, :-1]
+        logits = model(input_ids=ids, pixel_values=pixels, logits_to_keep=len(o["ids"]) + 1).logits[0, :-1]
         best = logits.argmax(-1).tolist()
         tokens += len(o["ids"])
         if best == o["ids"]:
