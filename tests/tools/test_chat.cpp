@@ -54,6 +54,20 @@ TEST_CASE("chat: an answer, a statistics line, Ctrl+D leaves, history is kept") 
   CHECK(l4::read_file(chat.dir / "history", 1 << 16).find("Hello\\040there") != std::string::npos);
 }
 
+TEST_CASE("chat: what is typed during an answer is the next line, unseen until then") {
+  Chat chat({kEndless, "-n", "60"});
+  PseudoTerminal& t = chat.terminal;
+  REQUIRE(t.wait_for(">"));
+  t.type("Count.\r");
+  REQUIRE(t.wait_for("\x1b[?2004l"));
+  REQUIRE(t.wait_for(" "));  // behind the answer's first word
+  t.type("/statz\x7fs\r\x04");
+  REQUIRE(t.wait_for("prompt tokens"));
+  CHECK(t.screen().find("/stat") > t.screen().find("prompt tokens"));
+  CHECK(t.wait_for("1 answers"));
+  CHECK(t.wait() == 0);
+}
+
 TEST_CASE("chat: Ctrl+C stops the answer, once more leaves with 130, the terminal is as before") {
   Chat chat({kEndless, "-n", "-1"});
   PseudoTerminal& t = chat.terminal;

@@ -116,7 +116,9 @@ void drain_wake_fd() {
 NoEcho::NoEcho() {
   if (g_echo_is_off || tcgetattr(STDIN_FILENO, &g_terminal) != 0) return;
   termios quiet = g_terminal;
-  quiet.c_lflag &= ~tcflag_t(ECHO | ECHOCTL);
+  quiet.c_lflag &= ~tcflag_t(ECHO | ICANON);  // Ctrl+C stays; Ctrl+D and Backspace wait like any other key
+  quiet.c_cc[VMIN] = 1;
+  quiet.c_cc[VTIME] = 0;
   g_echo_is_off = tcsetattr(STDIN_FILENO, TCSANOW, &quiet) == 0;
 }
 NoEcho::~NoEcho() {

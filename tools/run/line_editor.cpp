@@ -313,6 +313,8 @@ LineEditor::Line LineEditor::read(const std::string& prompt) {
     std::fflush(impl_->options.screen);
   };
   impl_->outcome = Line::Kind::text;
+  // Before the prompt is seen: a Ctrl+D typed while the terminal still collects lines would be lost.
+  el_wset(impl_->el, EL_PREP_TERM, 1);
   show("\x1b[?2004h");
   int n = 0;
   const wchar_t* text = el_wgets(impl_->el, &n);
