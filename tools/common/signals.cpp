@@ -40,13 +40,16 @@ void show_typing() {
   _exit(128 + signal);
 }
 
+// So many Ctrl+C that nobody took mean that the program is stuck, in a write to a reader that does not read, say.
+constexpr int kPatience = 3;
+
 void on_signal(int signal) {
   const int saved_errno = errno;
   const bool ends = signal == SIGINT || signal == SIGTERM || signal == SIGHUP;
   if (ends && g_end_at_interrupt > 0) end_by(signal);
   switch (signal) {
     case SIGINT:
-      ++g_interrupts;
+      if (++g_interrupts > kPatience) end_by(signal);
       break;
     case SIGWINCH:
       g_window_changed = true;
@@ -55,6 +58,7 @@ void on_signal(int signal) {
       g_continued = true;
       break;
     default:
+      if (g_end) end_by(signal);
       g_end = signal;
   }
   (void)!write(g_pipe[1], "", 1);
@@ -68,6 +72,7 @@ void install_signal_handlers() {
   g_clears_line = can_redraw(stderr);
   struct sigaction action {};
   action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;  // for writes, which stdio does not repeat; whoever waits for input waits in poll()
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT}) sigaction(signal, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
