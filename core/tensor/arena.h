@@ -39,4 +39,22 @@ class Arena {
   bool measuring_ = true;
 };
 
+// Scratch of an operation, forgotten at the end of its scope.
+class Scratch {
+ public:
+  explicit Scratch(Arena& work) : work_(work), mark_(work.mark()) {}
+  ~Scratch() { work_.release_to(mark_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  View take(DType dtype, Shape shape) { return work_.take(dtype, shape); }
+  template <class T>
+  T* take_array(int64_t n) {  // null when measuring
+    return static_cast<T*>(work_.take(DType::u8, {n * int64_t(sizeof(T))}).data);
+  }
+
+ private:
+  Arena& work_;
+  size_t mark_;
+};
+
 }  // namespace l4

@@ -179,7 +179,7 @@ int64_t cut_tiles(const KvPlan& plan, int64_t tile_rows, Tile* tiles) {
 }  // namespace
 
 void paged_attention(const OpContext& ctx, const AttentionArgs& args) {
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const int64_t n_rows = args.step->n_rows();
   Dims d{.hd = args.kv.layout.head_dim, .n_kv = args.kv.layout.n_kv_heads};
   d.width = (d.hd + 15) / 16 * 16;
@@ -255,7 +255,7 @@ void paged_attention(const OpContext& ctx, const AttentionArgs& args) {
 }
 
 void tile_attention(const OpContext& ctx, const VisionAttentionArgs& args) {
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const int64_t n_tiles = args.q.shape[0], s = args.q.shape[1];
   Dims d{.hd = args.q.shape[3], .n_heads = args.q.shape[2], .n_kv = args.q.shape[2]};
   d.width = (d.hd + 15) / 16 * 16;

@@ -68,7 +68,7 @@ void CpuBackend::embed(const EmbedArgs& args) {
 
 void CpuBackend::qkv(const QkvArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   View h = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
   View qkv = scratch.take(args.x.dtype, {args.x.rows(), args.w->spec.n});
   rms_norm(ctx, args.x, nullptr, args.norm_weight, args.norm_eps, h);
@@ -82,7 +82,7 @@ void CpuBackend::attention(const AttentionArgs& args) {
 
 void CpuBackend::attn_out(const AttnOutArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   View sums = scratch.take(DType::f32, {1, args.x.rows(), args.x.cols()});
   cpu::linear(ctx, args.attn, *args.w, sums);
   if (!ctx.measuring()) args.comm->all_reduce_sum(sums);
@@ -121,7 +121,7 @@ void linear_experts(const OpContext& ctx, Scratch& scratch, const ExpertGroups& 
 
 void CpuBackend::ffn_up(const FfnUpArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const DType a = args.h.dtype;
   const int64_t n_rows = args.h.rows(), n_slots = args.experts ? n_rows * args.route.top_k : 0;
   View shared = scratch.take(a, {n_rows, args.shared->spec.n});
@@ -147,7 +147,7 @@ void CpuBackend::ffn_up(const FfnUpArgs& args) {
 
 void CpuBackend::ffn_down(const FfnDownArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const int64_t n_rows = args.x.rows(), d = args.x.cols();
   View sums = scratch.take(DType::f32, {args.experts ? 2 : 1, n_rows, d});  // of the shared and the routed experts
   LinearJob shared_job{.w = args.shared, .x = args.act_shared, .y = sums.slice(0, 1), .n_rows = n_rows};
@@ -172,7 +172,7 @@ void CpuBackend::ffn_down(const FfnDownArgs& args) {
 
 void CpuBackend::head(const HeadArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const int64_t n_out = args.step->n_out(), d = args.x.cols(), v_local = args.w->spec.n, ranks = args.comm->size();
   View h = scratch.take(args.x.dtype, {n_out, d});
   rms_norm(ctx, args.x, args.step->out_rows.data(), args.norm_weight, args.norm_eps, h);
@@ -209,7 +209,7 @@ std::vector<TokenChoice> CpuBackend::sample(const View& logits, std::span<const 
 
 void CpuBackend::vision_embed(const VisionEmbedArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const int64_t n_patches = args.x.shape[0] * (args.x.shape[1] - 1);
   View patches = scratch.take(DType::bf16, {n_patches, args.patch->spec.k});
   View embedded = scratch.take(args.x.dtype, {n_patches, args.patch->spec.n});
@@ -221,7 +221,7 @@ void CpuBackend::vision_embed(const VisionEmbedArgs& args) {
 
 void CpuBackend::vision_qkv(const VisionQkvArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const int64_t n_rows = args.x.shape[0] * args.x.shape[1], d = args.x.shape[2];
   View h = scratch.take(args.x.dtype, {n_rows, d});
   View qkv = scratch.take(args.x.dtype, {n_rows, 3 * d});
@@ -236,7 +236,7 @@ void CpuBackend::vision_attention(const VisionAttentionArgs& args) {
 
 void CpuBackend::linear(const LinearArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   View in = args.in;
   if (args.norm) {
     in = scratch.take(args.in.dtype, {args.in.rows(), args.in.cols()});
@@ -253,7 +253,7 @@ void CpuBackend::linear(const LinearArgs& args) {
 
 void CpuBackend::vision_shuffle(const VisionShuffleArgs& args) {
   OpContext ctx{pool_, *args.work};
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   View normed = scratch.take(args.x.dtype, {args.x.shape[0], args.x.shape[1], args.x.shape[2]});
   layer_norm(ctx, args.x, args.norm, normed);
   pixel_shuffle(ctx, normed, args.grid, args.shuffle, args.out);

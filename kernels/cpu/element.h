@@ -55,24 +55,6 @@ struct OpContext {
   bool measuring() const { return work.measuring(); }
 };
 
-// Scratch of an operation, forgotten at the end of its scope.
-class Scratch {
- public:
-  explicit Scratch(const OpContext& ctx) : work_(ctx.work), mark_(ctx.work.mark()) {}
-  ~Scratch() { work_.release_to(mark_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  View take(DType dtype, Shape shape) { return work_.take(dtype, shape); }
-  template <class T>
-  T* take_array(int64_t n) {  // null when measuring
-    return static_cast<T*>(work_.take(DType::u8, {n * int64_t(sizeof(T))}).data);
-  }
-
- private:
-  Arena& work_;
-  size_t mark_;
-};
-
 // Rows a thread should get at least, for loops that cost about one nanosecond an element.
 inline int64_t row_grain(int64_t row_elements) {
   constexpr int64_t kElements = 8192;

@@ -96,7 +96,7 @@ void multiply(const SimdKernels& simd, const LinearJob& job, const float* x, int
 }  // namespace
 
 void linear(const OpContext& ctx, std::span<const LinearJob> jobs) {
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   int64_t x_floats = 0, widest = 1;
   for (const LinearJob& job : jobs) {
     const LinearSpec& spec = job.w->spec;

@@ -43,7 +43,7 @@ float query_temperature(int64_t position, float floor_scale, float attn_scale) {
 }
 
 void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
-  Scratch scratch(ctx);
+  Scratch scratch(ctx.work);
   const StepPlan& step = *args.step;
   const int64_t n_rows = step.n_rows(), hd = args.kv.layout.head_dim, n_kv = args.kv.layout.n_kv_heads;
   const int64_t n_heads = args.q.cols() / hd;

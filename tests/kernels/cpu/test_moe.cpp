@@ -81,7 +81,7 @@ TEST_CASE("cpu moe: slots grouped by the experts that live here") {
     for (size_t i = 0; i < c.expert.size(); ++i)
       r.expert.set(int64_t(i), c.expert[i]), r.score.set(int64_t(i), 10 + double(i));
     machine.run([&](const cpu::OpContext& ctx) {
-      cpu::Scratch scratch(ctx);
+      Scratch scratch(ctx.work);
       cpu::ExpertGroups g = cpu::group_by_expert(scratch, ctx, r.route, c.first, c.n);
       if (ctx.measuring()) return;
       CHECK(std::vector<int32_t>(g.begin, g.begin + c.n + 1) == c.begin);

@@ -1,0 +1,50 @@
+// What the operations of kernels/cuda run on: one device, its stream, and the step's plan in its memory.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include "ops/step_plan.h"
+#include "tensor/arena.h"
+
+namespace l4::cuda {
+
+// One kind's part of a StepPlan. All pointers are device memory.
+struct DeviceKvPlan {
+  const KvSpan* spans = nullptr;    // [n_spans]
+  const int32_t* pages = nullptr;   // page tables of all spans
+  const int32_t* slots = nullptr;   // [T] where row t's key and value go: page * page_tokens + index in the page
+  int32_t n_spans = 0;              // host values, the same for every replay of a graph
+  int32_t max_rows = 0;             // rows of the longest span; 1: a pure decode step
+};
+
+// A StepPlan on the device, at addresses that never change, so that a recorded graph reads the step of its replay.
+// In a graph's steps every span has one row, so that spans[i] is row i's; their `past` changes from replay to replay,
+// and no kernel's grid may depend on it.
+struct DeviceStep {
+  int32_t n_rows = 0, n_out = 0, n_image_rows = 0;
+  const int32_t* ids = nullptr;        // [T]
+  const int32_t* positions = nullptr;  // [T]
+  const int32_t* out_rows = nullptr;   // [n_out]
+  const ImageRow* image_rows = nullptr;
+  DeviceKvPlan kv[kNumAttentionKinds];
+  const DeviceKvPlan& of(AttentionKind kind) const { return kv[int(kind)]; }
+};
+
+struct Gpu {
+  int index = 0;   // CUDA device number
+  int n_sms = 0;   // 132
+  size_t max_shared_bytes = 0;  // a block may have (opt-in): 232,448
+  cudaStream_t stream = nullptr;
+  cublasLtHandle_t cublas_lt = nullptr;
+  DeviceStep step;  // of the step being issued
+};
+
+// What an operation gets: the device, and scratch. When it measures, an operation takes its scratch and does no more.
+struct OpContext {
+  Gpu& gpu;
+  Arena& work;
+  bool measuring() const { return work.measuring(); }
+};
+
+}  // namespace l4::cuda

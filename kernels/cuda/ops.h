@@ -1,0 +1,84 @@
+// The operations that the CUDA backend's stages are made of, one folder or file a family, each with the contract of its
+// namesake in kernels/cpu/ops.h, which is what it is tested against. A is the activation type of the views: bfloat16 on
+// the fast paths; every operation also takes float32 and any shape on a generic path, for tests and tiny models. Views
+// and pointers are device memory unless said otherwise. Everything is issued to ctx.gpu.stream: no operation allocates,
+// waits, or reads the device's memory on the host, so a step can be recorded as a graph.
+//
+// Float32 sums are in an order that depends on shapes alone, never on timing: the same step gives the same bits.
+#pragma once
+
+#include "kernels/cuda/gpu.h"
+#include "ops/op_args.h"
+
+namespace l4::cuda {
+
+// ---- norm.cu --------------------------------------------------------------------------------------------------------
+
+// rows: null, or [out.rows()] row numbers of `in`.
+void rms_norm(const OpContext&, const View& in, const int32_t* rows, const View& weight, float eps, const View& out);
+void layer_norm(const OpContext&, const View& in, const LayerNormWeights& norm, const View& out);
+// x = round(x + y), y [T, D] A.
+void add_residual(const OpContext&, const View& y, const View& x);
+// The end of attn_out in one kernel: x = round(x + y); h = RMSNorm(x); route by the router [E, D] unless it is null.
+void add_residual_norm_route(const OpContext&, const View& y, const View& x, const View& norm_weight, float eps,
+                             const View& h, const PackedWeight* router, const Route& route);
+
+// ---- rope.cu --------------------------------------------------------------------------------------------------------
+
+// The second half of the qkv stage: qkv [T, (H + 2K) * hd] A to args.q and the pages.
+void finish_qkv(const OpContext&, const QkvArgs& args, const View& qkv);
+
+// ---- matmul/ --------------------------------------------------------------------------------------------------------
+
+// y[i] = x[i] W^T (+ b), y [M, n] f32 or A; each value is rounded to `round_to` before it is stored. One expert only.
+void linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
+// The stages whole. The CUDA backend keeps act_routed in the order of its expert groups where that is faster; only
+// ffn_down reads it. y [T, D] A: this rank's part of the sum, rounded once (shared and routed added in float32).
+void ffn_up(const OpContext&, const FfnUpArgs&);
+void ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
+
+// weight_layout.h and pack.cu: row-major [n, k], experts one after another, in spec.format. Gated weights whose half is a
+// multiple of 8 are interleaved: 8 gate rows, then their 8 up rows, so that one thread of a matrix instruction holds a
+// gate and its up.
+
+// ---- attention/ -----------------------------------------------------------------------------------------------------
+
+void paged_attention(const OpContext&, const AttentionArgs&);
+void tile_attention(const OpContext&, const VisionAttentionArgs&);
+
+// ---- moe.cu ---------------------------------------------------------------------------------------------------------
+
+void route_rows(const OpContext&, const View& logits, const Route& route);
+
+// The (row, choice) pairs whose expert is one of n_experts from first_expert, grouped by expert, ascending slots within an
+// expert; slot = row * top_k + choice. Expert e has entries [begin[e], begin[e + 1]). Device memory; null when measuring.
+struct ExpertGroups {
+  int64_t n_experts = 0, n_slots = 0;  // n_slots = T * top_k, the most there can be
+  int32_t* begin = nullptr;            // [n_experts + 1]
+  int32_t* slots = nullptr;            // [n_slots]
+  int32_t* rows = nullptr;             // [n_slots] slot / top_k
+  float* scores = nullptr;             // [n_slots]
+};
+ExpertGroups group_by_expert(Scratch&, const OpContext&, const Route&, int64_t first_expert, int64_t n_experts);
+
+// ---- elementwise.cu -------------------------------------------------------------------------------------------------
+
+// out = round(round(silu(g)) * u); gate_up [M, 2F] A or f32 in the layout that the weight's packing gave it.
+void swiglu(const OpContext&, const View& gate_up, const LinearSpec& spec, const View& out);
+void activate(const OpContext&, const View& z, Activation activation, const View& residual, const View& out);
+
+// ---- embed.cu -------------------------------------------------------------------------------------------------------
+
+void embed_tokens(const OpContext&, const EmbedArgs&);    // absent tokens: zero
+void place_features(const OpContext&, const EmbedArgs&);  // rows of gpu.step.image_rows
+
+// ---- vision.cu ------------------------------------------------------------------------------------------------------
+
+void cut_patches(const OpContext&, const View& pixels, int64_t patch_size, const View& patches);
+void add_positions(const OpContext&, const View& patches, const View& class_embedding, const View& position_embedding,
+                   const View& x);
+// rope: args.rope in device memory.
+void split_vision_qkv(const OpContext&, const VisionQkvArgs& args, const float* rope, const View& qkv);
+void pixel_shuffle(const OpContext&, const View& in, int64_t grid, int64_t shuffle, const View& out);
+
+}  // namespace l4::cuda
