@@ -22,67 +22,79 @@ inline void pause_cpu() {
 #endif
 }
 
-// Returns the first value of `word` that is not `old`.
-template <class T>
-T wait_change(const std::atomic<T>& word, T old) {
-  T value;
+// Returns a value of `word` for which done() holds.
+template <class Done>
+uint32_t wait_until(const std::atomic<uint32_t>& word, Done done) {
+  uint32_t value;
   for (int i = 0; i < kSpins; ++i) {
-    if ((value = word.load(std::memory_order_acquire)) != old) return value;
+    if (done(value = word.load(std::memory_order_acquire))) return value;
     pause_cpu();
   }
-  while ((value = word.load(std::memory_order_acquire)) == old) word.wait(old, std::memory_order_acquire);
+  while (!done(value = word.load(std::memory_order_acquire))) word.wait(value, std::memory_order_acquire);
   return value;
 }
+
+// The loop's number and how many of its ranges nobody has taken, in one word: taking a range proves that its loop is
+// the current one and stays so until the range is done.
+constexpr uint32_t kLeftBits = 14, kLeftMask = (1u << kLeftBits) - 1;
+constexpr int kRangesPerThread = 4;  // a core that is slow or shared does not hold up the others
+constexpr int kMaxThreads = int(kLeftMask) / kRangesPerThread;
 }  // namespace
 
+// The caller waits for ranges that somebody took, never for a thread as such: one that the system does not run, because
+// something else has its core, takes nothing and holds up nobody.
 struct ThreadPool::State {
   std::vector<std::thread> threads;
-  std::atomic<uint32_t> generation{0};  // counts loops; a change wakes the threads
-  std::atomic<int> running{0};          // threads that have not finished the current loop
-  std::atomic<int64_t> next{0};         // first index nobody has taken
-  // The current loop. Written before `generation` changes, read after.
+  std::atomic<uint32_t> ticket{0};   // see kLeftBits
+  std::atomic<uint32_t> pending{0};  // ranges that are not done
+  std::atomic<bool> stopping{false};
+  // The current loop. Written while no range is pending, read by who has taken one.
   Call call = nullptr;
   const void* body = nullptr;
-  int64_t n = 0, chunk = 1;
-  bool stopping = false;
+  int64_t n = 0, range = 1;
   std::mutex error_mutex;
   std::exception_ptr error;
 
+  void start(uint32_t n_ranges) {
+    pending.store(n_ranges, std::memory_order_relaxed);
+    const uint32_t loop = (ticket.load(std::memory_order_relaxed) >> kLeftBits) + 1;
+    ticket.store(loop << kLeftBits | n_ranges, std::memory_order_release);
+    ticket.notify_all();
+  }
+
+  // Takes ranges until none is left.
   void work() {
-    for (int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < n;) {
+    for (uint32_t t = ticket.load(std::memory_order_acquire); (t & kLeftMask) != 0;) {
+      if (!ticket.compare_exchange_weak(t, t - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      const int64_t begin = (int64_t(t & kLeftMask) - 1) * range;
       try {
-        call(body, begin, std::min(begin + chunk, n));
+        call(body, begin, std::min(begin + range, n));
       } catch (...) {
         std::lock_guard lock(error_mutex);
         if (!error) error = std::current_exception();
       }
+      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
+      t = ticket.load(std::memory_order_acquire);
     }
   }
 
   void loop() {
-    uint32_t seen = 0;
-    while (true) {
-      seen = wait_change(generation, seen);
-      if (stopping) return;
+    while (!stopping) {
+      wait_until(ticket, [&](uint32_t t) { return (t & kLeftMask) != 0 || stopping; });
       work();
-      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
     }
-  }
-
-  void start() {
-    generation.fetch_add(1, std::memory_order_release);
-    generation.notify_all();
   }
 };
 
 ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
   if (n_threads <= 0) n_threads = int(std::max(1u, std::thread::hardware_concurrency()));
+  n_threads = std::min(n_threads, kMaxThreads);
   for (int i = 1; i < n_threads; ++i) state_->threads.emplace_back([this] { state_->loop(); });
 }
 
 ThreadPool::~ThreadPool() {
   state_->stopping = true;
-  state_->start();
+  state_->start(0);
   for (std::thread& t : state_->threads) t.join();
 }
 
@@ -101,13 +113,10 @@ void ThreadPool::run(int64_t n, int64_t grain, Call call, const void* body) {
   s.call = call;
   s.body = body;
   s.n = n;
-  // Four ranges a thread: a core that is slow or shared does not hold up the others.
-  s.chunk = std::max(grain, (n + 4 * size() - 1) / (4 * size()));
-  s.next.store(0, std::memory_order_relaxed);
-  s.running.store(size() - 1, std::memory_order_relaxed);
-  s.start();
+  s.range = std::max(grain, (n + kRangesPerThread * size() - 1) / (kRangesPerThread * size()));
+  s.start(uint32_t((n + s.range - 1) / s.range));
   s.work();
-  for (int left = s.running.load(std::memory_order_acquire); left != 0;) left = wait_change(s.running, left);
+  wait_until(s.pending, [](uint32_t left) { return left == 0; });
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }
 
