@@ -37,6 +37,9 @@ struct Gpu {
   size_t max_shared_bytes = 0;  // a block may have (opt-in): 232,448
   cudaStream_t stream = nullptr;
   cublasLtHandle_t cublas_lt = nullptr;
+  // Arrival counters of kernels whose last block does the rest. Zero between kernels: who counts resets what it used.
+  static constexpr int kCounters = 4096;
+  uint32_t* counters = nullptr;  // [kCounters] device memory
   DeviceStep step;  // of the step being issued
 };
 
