@@ -75,7 +75,8 @@ void check_request(const Request& request, const EngineLimits& limits) {
   if (request.max_tokens >= 0 && request.min_tokens > request.max_tokens)
     refuse("min_tokens (", request.min_tokens, ") is more than max_tokens (", request.max_tokens, ")");
   if (n_prompt + (request.max_tokens == 0 ? 0 : 1) > limits.max_context)
-    refuse("the prompt has ", n_prompt, " tokens, which leaves no room in the context of ", limits.max_context);
+    refuse("the prompt has ", n_prompt, " tokens, which leaves no room in the context of ", limits.max_context,
+           " (set by -c)");
   for (int32_t id : request.ids) check_id(id, limits, "prompt");
   for (const auto& [id, bias] : request.logit_bias) {
     check_id(id, limits, "logit_bias");

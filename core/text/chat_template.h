@@ -51,7 +51,8 @@ enum class ChatTemplate { official, launch };
 //   * an image in a system message, a tool result, or beside tools in the first user message (launch)
 //   * tools with an empty system message (official), or tools_in_user_message = false without a system message (launch)
 // Deliberate differences from Jinja: a system message in several parts is joined, not cut after the first; an empty
-// tool_calls list counts as none.
+// tool_calls list counts as none; a tool call without its "function" wrapper is rendered under launch too, where Jinja
+// fails.
 std::vector<TextSegment> render_chat(ChatTemplate which, const ChatRequest& request);
 
 // The image parts of all messages, in the order in which render_chat places their placeholders.

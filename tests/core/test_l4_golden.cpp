@@ -180,7 +180,7 @@ TEST_CASE("l4 golden: a context that is too short is refused before and ended wi
   Prompt longer = m.prompt();
   longer.ids.insert(longer.ids.end(), 3, 1);
   CHECK(error_of([&] { m.engine->start(longer, {}); }) ==
-        cat("the prompt has ", n + 3, " tokens, which leaves no room in the context of ", n + 3));
+        cat("the prompt has ", n + 3, " tokens, which leaves no room in the context of ", n + 3, " (set by -c)"));
 }
 
 TEST_CASE("l4 golden: prompt logprobs are those of the logits") {

@@ -237,7 +237,7 @@ TEST_CASE("engine_loop: bad requests are refused with one line") {
   CHECK(error([](Request& r) { r.ids = {1, 100}; }) == "prompt: token id 100 is outside the vocabulary of 100");
   CHECK(error([](Request& r) { r.ids = {-1}; }) == "prompt: token id -1 is outside the vocabulary of 100");
   CHECK(error([](Request& r) { r.ids = std::vector<int32_t>(200, 1); }) ==
-        "the prompt has 200 tokens, which leaves no room in the context of 200");
+        "the prompt has 200 tokens, which leaves no room in the context of 200 (set by -c)");
   CHECK(error([](Request& r) { r.max_tokens = -2; }) ==
         "max_tokens must be -1 (until the context is full) or more, not -2");
   CHECK(error([](Request& r) { r.min_tokens = 6; }) == "min_tokens (6) is more than max_tokens (5)");
