@@ -1,0 +1,150 @@
+// Matrix instructions of a warpgroup (4 warps, the first a multiple of 4), asynchronous: d [64, kN] f32 += a [64, 16] b
+// [16, kN], a and b bfloat16, from shared memory through descriptors; a also from registers.
+//
+//   wgmma_fence();                                   // before the first, and after registers of d or a were written
+//   for (k...) wgmma<128>(d, a_descriptor, b_descriptor, k > 0);
+//   wgmma_commit();                                  // they are a group
+//   wgmma_wait<0>();                                 // d can be read, the tiles can be written again
+//
+// Warp w, lane l, g = l / 4, t = l % 4 (all within the warpgroup) hold of d, for each j < kN / 8:
+//   d[4 j], d[4 j + 1] = (16 w + g, 8 j + 2 t), (.., + 1); d[4 j + 2], d[4 j + 3] the same of row 16 w + g + 8
+// and of an a from registers what mma.h says of a, with rows counted from 16 w.
+//
+// Sources: PTX ISA 9.0, "Asynchronous warpgroup level matrix instructions" and its matrix-descriptor format.
+#pragma once
+
+#include "kernels/cuda/ptx/address.h"
+#include "kernels/cuda/ptx/swizzle.h"
+
+namespace l4::cuda {
+
+// Which index of a tile is contiguous in memory: k (rows of a weight [n, k], of q and k), or m/n (v [token, hd] as b).
+enum class Major : int { k = 0, mn = 1 };
+
+// The descriptor of a tile at `tile` in shared memory. With a swizzle of S bytes (rows of S bytes, 16 bytes without
+// one):
+//   k-major:  rows of S bytes along k lie one after another, 8 of them are an atom (8 S bytes); `stride_bytes` from one
+//   8 rows
+//             of m/n to the next (1024 where S is 128 and a tile is one row of S bytes wide). `leading_bytes` is only
+//             used without a swizzle: from one 16-byte column of k to the next. The next 16 of k: advance_k_major().
+//   mn-major: rows of S bytes along m/n, one k after another; `stride_bytes` from one 8 of k to the next;
+//   `leading_bytes` from
+//             one S bytes of m/n to the next (used where kN * 2 > S). The next 16 of k: a tile 2 * stride_bytes further
+//             on.
+__device__ inline uint64_t matrix_descriptor(const void* tile, Swizzle swizzle, uint32_t leading_bytes,
+                                             uint32_t stride_bytes) {
+  return uint64_t((shared_address(tile) & 0x3FFFF) >> 4) | uint64_t((leading_bytes & 0x3FFFF) >> 4) << 16 |
+         uint64_t((stride_bytes & 0x3FFFF) >> 4) << 32 | uint64_t(swizzle) << 62;
+}
+// `bytes` further on (a multiple of 16): of a k-major tile within its rows, 32 for the next 16 of k; of any tile by
+// atoms.
+__device__ inline uint64_t advance_descriptor(uint64_t descriptor, uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
+
+__device__ inline void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ inline void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Until at most kPending of the newest groups are not done.
+template <int kPending>
+__device__ inline void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+// Keeps the compiler from moving uses of d across this point: beside wgmma_fence() and after wgmma_wait() where other
+// code touches d between two groups.
+template <int kCount>
+__device__ inline void wgmma_hold(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// clang-format off
+#define L4_PLACES_4 "%0, %1, %2, %3"
+#define L4_PLACES_8 L4_PLACES_4 ", " "%4, %5, %6, %7"
+#define L4_PLACES_16 L4_PLACES_8 ", " "%8, %9, %10, %11, %12, %13, %14, %15"
+#define L4_PLACES_32 L4_PLACES_16 ", " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31"
+#define L4_PLACES_64 L4_PLACES_32 ", " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, " \
+  "%40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, " \
+  "%56, %57, %58, %59, %60, %61, %62, %63"
+#define L4_PLACES_96 L4_PLACES_64 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, " \
+  "%72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, " \
+  "%88, %89, %90, %91, %92, %93, %94, %95"
+#define L4_PLACES_128 L4_PLACES_96 ", " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, " \
+  "%104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, " \
+  "%120, %121, %122, %123, %124, %125, %126, %127"
+#define L4_OUT_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define L4_OUT_8(i) L4_OUT_4(i), L4_OUT_4(i + 4)
+#define L4_OUT_16(i) L4_OUT_8(i), L4_OUT_8(i + 8)
+#define L4_OUT_32(i) L4_OUT_16(i), L4_OUT_16(i + 16)
+#define L4_OUT_64(i) L4_OUT_32(i), L4_OUT_32(i + 32)
+#define L4_OUT_96(i) L4_OUT_64(i), L4_OUT_32(i + 64)
+#define L4_OUT_128(i) L4_OUT_64(i), L4_OUT_64(i + 64)
+
+// n, its registers, then the numbers of the operands after them.
+#define L4_WGMMA_SHARED(n, r, p0, p1, p2, p3)                                                             \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #p2 ", 0;\n"                                          \
+               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" L4_PLACES_##r "}, "           \
+               "%" #p0 ", %" #p1 ", p, 1, 1, 0, %" #p3 ";\n}"                                             \
+               : L4_OUT_##r(0)                                                                            \
+               : "l"(a), "l"(b), "r"(int(accumulate)), "n"(int(kMajorOfB)))
+#define L4_WGMMA_REGISTERS(n, r, p0, p1, p2, p3, p4, p5, p6)                                              \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #p5 ", 0;\n"                                          \
+               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" L4_PLACES_##r "}, "           \
+               "{%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", p, 1, 1, %" #p6 ";\n}"                \
+               : L4_OUT_##r(0)                                                                            \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)), "n"(int(kMajorOfB)))
+
+// d = a b (+ d where accumulate); a k-major, both in shared memory.
+template <int kN, Major kMajorOfB = Major::k>
+__device__ inline void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(kN == 8 || kN == 16 || kN == 32 || kN == 64 || kN == 128 || kN == 192 || kN == 256);
+  if constexpr (kN == 8) L4_WGMMA_SHARED(8, 4, 4, 5, 6, 7);
+  else if constexpr (kN == 16) L4_WGMMA_SHARED(16, 8, 8, 9, 10, 11);
+  else if constexpr (kN == 32) L4_WGMMA_SHARED(32, 16, 16, 17, 18, 19);
+  else if constexpr (kN == 64) L4_WGMMA_SHARED(64, 32, 32, 33, 34, 35);
+  else if constexpr (kN == 128) L4_WGMMA_SHARED(128, 64, 64, 65, 66, 67);
+  else if constexpr (kN == 192) L4_WGMMA_SHARED(192, 96, 96, 97, 98, 99);
+  else if constexpr (kN == 256) L4_WGMMA_SHARED(256, 128, 128, 129, 130, 131);
+}
+// The same with a from registers.
+template <int kN, Major kMajorOfB = Major::k>
+__device__ inline void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  static_assert(kN == 8 || kN == 16 || kN == 32 || kN == 64 || kN == 128 || kN == 192 || kN == 256);
+  if constexpr (kN == 8) L4_WGMMA_REGISTERS(8, 4, 4, 5, 6, 7, 8, 9, 10);
+  else if constexpr (kN == 16) L4_WGMMA_REGISTERS(16, 8, 8, 9, 10, 11, 12, 13, 14);
+  else if constexpr (kN == 32) L4_WGMMA_REGISTERS(32, 16, 16, 17, 18, 19, 20, 21, 22);
+  else if constexpr (kN == 64) L4_WGMMA_REGISTERS(64, 32, 32, 33, 34, 35, 36, 37, 38);
+  else if constexpr (kN == 128) L4_WGMMA_REGISTERS(128, 64, 64, 65, 66, 67, 68, 69, 70);
+  else if constexpr (kN == 192) L4_WGMMA_REGISTERS(192, 96, 96, 97, 98, 99, 100, 101, 102);
+  else if constexpr (kN == 256) L4_WGMMA_REGISTERS(256, 128, 128, 129, 130, 131, 132, 133, 134);
+}
+#undef L4_PLACES_4
+#undef L4_OUT_4
+#undef L4_PLACES_8
+#undef L4_OUT_8
+#undef L4_PLACES_16
+#undef L4_OUT_16
+#undef L4_PLACES_32
+#undef L4_OUT_32
+#undef L4_PLACES_64
+#undef L4_OUT_64
+#undef L4_PLACES_96
+#undef L4_OUT_96
+#undef L4_PLACES_128
+#undef L4_OUT_128
+#undef L4_WGMMA_SHARED
+#undef L4_WGMMA_REGISTERS
+// clang-format on
+
+}  // namespace l4::cuda
