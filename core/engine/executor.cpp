@@ -9,7 +9,6 @@
 #include <thread>
 
 #include "model/kv_cache.h"
-#include "model/tensor_names.h"
 #include "model/text_model.h"
 #include "model/vision_model.h"
 
@@ -17,12 +16,8 @@ namespace l4 {
 
 namespace {
 
-StoredDType stored_in(const HfCheckpoint& checkpoint) {
-  return [&checkpoint](const std::string& name) {
-    const TensorInfo* info = checkpoint.find(name);
-    L4_CHECK(info, name);
-    return info->dtype;
-  };
+StoredDType stored_in(const WeightSource& source) {
+  return [&source](const std::string& name) { return source.stored(name); };
 }
 
 // A step of the largest size, for measuring scratch. Its page tables are never read.
@@ -153,12 +148,12 @@ struct Executor::Impl {
     for (std::thread& t : threads) t.join();
   }
 
-  void build(Worker& w, const HfCheckpoint& checkpoint, const std::function<void(uint64_t)>& on_bytes) {
+  void build(Worker& w, const WeightSource& source, const std::function<void(uint64_t)>& on_bytes) {
     const TextConfig& text = config.text;
-    const WeightPlan plan = plan_weights(config, w.shard, options.dtype, stored_in(checkpoint));
-    w.weights = load_weights(plan, checkpoint, *w.backend, options.dtype, on_bytes);
+    const WeightPlan plan = plan_weights(config, w.shard, options.dtype, stored_in(source));
+    w.weights = source.load(plan, *w.backend, options.dtype, on_bytes);
     w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.dtype, options.kv_pages);
-    w.text = std::make_unique<TextModel>(config, w.weights, options.dtype);
+    w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
     if (encodes_images(config, options, w.shard)) {
       w.vision = std::make_unique<VisionModel>(config, w.weights, options.dtype);
       w.features = tensor(*w.backend, options.dtype, {options.encoder_rows, text.hidden}, "the encoder cache");
@@ -220,13 +215,13 @@ MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options
   return plan;
 }
 
-Executor::Executor(const ModelConfig& config, const HfCheckpoint& checkpoint, const ExecutorOptions& options)
+Executor::Executor(const ModelConfig& config, const WeightSource& source, const ExecutorOptions& options)
     : impl_(std::make_unique<Impl>()) {
   Impl& im = *impl_;
   im.config = config;
   im.options = options;
-  check_tensors(config, checkpoint);
-  const StoredDType stored = stored_in(checkpoint);
+  source.check(config);
+  const StoredDType stored = stored_in(source);
   const Topology& topology = options.topology;
 
   int threads = options.cpu_threads > 0 ? options.cpu_threads : int(std::max(1u, std::thread::hardware_concurrency()));
@@ -257,7 +252,7 @@ Executor::Executor(const ModelConfig& config, const HfCheckpoint& checkpoint, co
     done += bytes;
     if (options.on_progress) options.on_progress(done, total);
   };
-  im.on_all_ranks([&](Worker& w) { im.build(w, checkpoint, on_bytes); });
+  im.on_all_ranks([&](Worker& w) { im.build(w, source, on_bytes); });
 }
 
 Executor::~Executor() = default;
@@ -309,6 +304,18 @@ void Executor::set_trace(TraceSink sink) {
 
 std::string Executor::device_name() const {
   return impl_->workers[0].backend->device_name();
+}
+
+std::optional<double> Executor::step_seconds() {
+  std::optional<double> longest;
+  for (Worker& w : impl_->workers)
+    if (const std::optional<double> seconds = w.backend->step_seconds())
+      longest = std::max(longest.value_or(0), *seconds);
+  return longest;
+}
+
+MemoryInfo Executor::memory() const {
+  return impl_->workers[0].backend->memory();
 }
 
 }  // namespace l4

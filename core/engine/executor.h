@@ -4,16 +4,16 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "dist/topology.h"
 #include "engine/step_runner.h"
-#include "formats/hf_checkpoint.h"
 #include "model/config.h"
 #include "model/rank.h"
-#include "model/weights.h"
+#include "model/weight_source.h"
 
 namespace l4 {
 
@@ -26,15 +26,18 @@ struct ExecutorOptions {
   int64_t max_out_rows = 0;                       // of which with logits
   int64_t max_step_tiles = 0;                     // tiles encoded at once
   int64_t encoder_rows = 0;                       // rows of the encoder cache (image features waiting to be used)
+  bool round_robin_experts = false;               // for measuring: see Route
   // From the loading threads, now and then; calls do not overlap.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;
 };
 
 class Executor : public StepRunner {
  public:
-  // Checks the checkpoint's tensors against the config and that everything fits (Error{memory} before anything is
+  // Checks the source's tensors against the config and that everything fits (Error{memory} before anything is
   // read), then loads. A failure on any rank fails the load.
-  Executor(const ModelConfig& config, const HfCheckpoint& checkpoint, const ExecutorOptions& options);
+  Executor(const ModelConfig& config, const WeightSource& source, const ExecutorOptions& options);
+  Executor(const ModelConfig& config, const HfCheckpoint& checkpoint, const ExecutorOptions& options)
+      : Executor(config, CheckpointWeights(checkpoint), options) {}
   ~Executor() override;
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -48,6 +51,9 @@ class Executor : public StepRunner {
   void set_trace(TraceSink sink);
 
   std::string device_name() const;
+  // Of the step that step() just ran: the longest of the ranks' Backend::step_seconds().
+  std::optional<double> step_seconds();
+  MemoryInfo memory() const;  // of the first rank's device
 
  private:
   struct Impl;

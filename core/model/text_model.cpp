@@ -6,8 +6,12 @@
 
 namespace l4 {
 
-TextModel::TextModel(const ModelConfig& config, const Weights& weights, DType activation)
-    : text_(config.text), weights_(weights), activation_(activation), inv_freq_(text_inv_freq(config.text)) {}
+TextModel::TextModel(const ModelConfig& config, const Weights& weights, DType activation, bool round_robin_experts)
+    : text_(config.text),
+      weights_(weights),
+      activation_(activation),
+      round_robin_experts_(round_robin_experts),
+      inv_freq_(text_inv_freq(config.text)) {}
 
 View TextModel::forward(const Rank& r, const StepPlan& step, const KvCache& kv, const View& features) const {
   View x = r.work.take(activation_, {step.n_rows(), text_.hidden});  // the residual stream [T, D]
@@ -73,6 +77,7 @@ TextModel::Hidden TextModel::attention_block(const Rank& r, int64_t l, const Ste
     out.route.top_k = text_.n_experts_per_token;
     out.route.expert = r.work.take(DType::i32, {n_rows, out.route.top_k});
     out.route.score = r.work.take(DType::f32, {n_rows, out.route.top_k});
+    out.route.round_robin = round_robin_experts_;
   }
   AttnOutArgs o{};
   o.attn = attn.reshape({n_rows, n_heads * head_dim});
@@ -86,6 +91,7 @@ TextModel::Hidden TextModel::attention_block(const Rank& r, int64_t l, const Ste
   o.comm = &r.tp;
   o.work = &r.work;
   r.backend.attn_out(o);
+  if (kind.moe) r.note(cat("layers.", l, ".experts"), out.route.expert);
   r.note(cat("layers.", l, ".attention"), x);
   return out;
 }

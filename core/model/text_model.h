@@ -10,7 +10,7 @@ namespace l4 {
 
 class TextModel {
  public:
-  TextModel(const ModelConfig& config, const Weights& weights, DType activation);
+  TextModel(const ModelConfig& config, const Weights& weights, DType activation, bool round_robin_experts = false);
 
   // Runs the rank's layers over the step's rows. `features` [F, D]: the encoder cache (may be empty). On the last stage
   // returns logits [n_out, vocab] f32 of step.out_rows; elsewhere nothing. Everything lives in rank.work until reset.
@@ -29,6 +29,7 @@ class TextModel {
   const TextConfig& text_;
   const Weights& weights_;
   const DType activation_;
+  const bool round_robin_experts_;
   std::vector<float> inv_freq_;  // [hd / 2]
 };
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +36,11 @@ class Backend {
   virtual PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                             std::span<const WeightSlice> bias) = 0;
   virtual size_t packed_bytes(const LinearSpec& spec) const = 0;  // what pack() will allocate, for plans
+  // Made-up weights, for measuring without a checkpoint; bit for bit the same on every backend. Here: made on the host,
+  // then packed or uploaded.
+  virtual PackedWeight pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
+                                   std::span<const RandomSlice> bias);
+  virtual void fill_random(const View& to, const RandomTensor& tensor, int64_t first);  // elements first, first + 1, ...
 
   // ---- a step
   virtual void begin_step(const StepPlan& step) = 0;  // takes what its kernels need of the plan to the device
@@ -47,6 +53,9 @@ class Backend {
   virtual void head(const HeadArgs&) = 0;
   // One choice a row of logits [n, V] f32. A row that holds NaN gives Error{internal} naming it.
   virtual std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) = 0;
+  // How long the device worked on the last step, by its own clock: from begin_step() to the end of what was issued
+  // since (sample() included). Nothing where the host is the device.
+  virtual std::optional<double> step_seconds() { return std::nullopt; }
 
   // ---- vision
   virtual void vision_embed(const VisionEmbedArgs&) = 0;

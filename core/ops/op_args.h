@@ -8,6 +8,7 @@
 #include <string>
 
 #include "ops/attention_kind.h"
+#include "ops/random_weights.h"
 #include "ops/step_plan.h"
 #include "quant/format.h"
 #include "tensor/arena.h"
@@ -38,6 +39,14 @@ struct WeightSlice {
   int64_t n = 0, k = 0;
   int64_t n_stride = 0, k_stride = 1;
   int64_t expert = 0, n_offset = 0, k_offset = 0;
+};
+
+// The same where no file is needed: element (i, j) is element first + i * n_stride + j * k_stride of a made-up tensor
+// (ops/random_weights.h), so it is the same however the tensor is cut. at.data is null.
+struct RandomSlice {
+  WeightSlice at;
+  int64_t first = 0;
+  RandomTensor tensor;
 };
 
 // A weight in the layout of the backend that packed it. Nobody else looks inside the buffers.
@@ -116,6 +125,8 @@ struct Route {
   int64_t top_k = 0;  // 0: a dense layer, no routing
   View expert;        // [T, top_k] i32
   View score;         // [T, top_k] f32
+  // For measuring speed: choice i of row t is expert (t * top_k + i) mod E whatever the logits; the score is its own.
+  bool round_robin = false;
 };
 
 // y = attn W^T (+ b), summed over ranks, rounded to A; x = x + y rounded to A; h = RMSNorm(x); route by the router.

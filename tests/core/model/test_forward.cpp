@@ -82,6 +82,7 @@ TEST_CASE("forward: fp32 activations and logits of every golden model are transf
     auto m = c.model(DType::f32);
     std::string first_difference;
     m->executor->set_trace([&](const std::string& activation, const std::vector<float>& values, const Shape&) {
+      if (activation.ends_with(".experts")) return;  // the golden data has none
       if (first_difference.empty()) first_difference = c.golden.difference(activation, 0, values, kFp32);
     });
     c.encode(*m);

@@ -1,0 +1,61 @@
+#include "ops/backend.h"
+
+#include <vector>
+
+namespace l4 {
+
+namespace {
+
+// The slice's elements, row by row, in the type that `format` stores.
+template <class T>
+std::vector<T> make_slice(const RandomSlice& s) {
+  std::vector<T> out(size_t(s.at.n * s.at.k));
+  size_t to = 0;
+  for (int64_t i = 0; i < s.at.n; ++i)
+    for (int64_t j = 0; j < s.at.k; ++j) {
+      const float value = random_weight(s.tensor, s.first + i * s.at.n_stride + j * s.at.k_stride);
+      if constexpr (sizeof(T) == sizeof(float))
+        out[to++] = value;
+      else
+        out[to++] = to_bf16(value);
+    }
+  return out;
+}
+
+template <class T>
+PackedWeight pack_made(Backend& backend, const LinearSpec& spec, std::span<const RandomSlice> weight,
+                       std::span<const RandomSlice> bias, DType dtype) {
+  std::vector<std::vector<T>> values;
+  std::vector<WeightSlice> slices;
+  for (std::span<const RandomSlice> part : {weight, bias})
+    for (const RandomSlice& s : part) {
+      values.push_back(make_slice<T>(s));
+      WeightSlice at = s.at;
+      at.data = values.back().data();
+      at.dtype = dtype;
+      at.n_stride = at.k;
+      at.k_stride = 1;
+      slices.push_back(at);
+    }
+  return backend.pack(spec, {slices.data(), weight.size()}, {slices.data() + weight.size(), bias.size()});
+}
+
+}  // namespace
+
+PackedWeight Backend::pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
+                                  std::span<const RandomSlice> bias) {
+  return spec.format == WeightFormat::f32 ? pack_made<float>(*this, spec, weight, bias, DType::f32)
+                                          : pack_made<BFloat16>(*this, spec, weight, bias, DType::bf16);
+}
+
+void Backend::fill_random(const View& to, const RandomTensor& tensor, int64_t first) {
+  const RandomSlice all{{.n = 1, .k = to.elements(), .n_stride = 0, .k_stride = 1}, first, tensor};
+  if (to.dtype == DType::f32) {
+    upload(to, make_slice<float>(all).data());
+  } else {
+    L4_CHECK(to.dtype == DType::bf16, dtype_name(to.dtype));
+    upload(to, make_slice<BFloat16>(all).data());
+  }
+}
+
+}  // namespace l4
