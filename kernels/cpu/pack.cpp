@@ -8,6 +8,7 @@
 #include "kernels/cpu/host_memory.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/simd/kernels.h"
+#include "ops/weight_slices.h"
 #include "quant/format.h"
 
 namespace l4::cpu {
@@ -34,32 +35,6 @@ size_t data_bytes(const LinearSpec& spec) {
 }
 size_t bias_bytes(const LinearSpec& spec) {
   return spec.bias ? size_t(spec.n_experts * spec.n) * sizeof(float) : 0;
-}
-
-// Every element of [E, n, k] must come from exactly one slice: all inside, no two overlapping, areas adding up.
-void check_cover(const LinearSpec& spec, std::span<const WeightSlice> slices, int64_t k, const char* what) {
-  int64_t area = 0;
-  for (const WeightSlice& s : slices) {
-    L4_CHECK(s.expert >= 0 && s.expert < spec.n_experts && s.n >= 0 && s.k >= 0 && s.n_offset >= 0 && s.k_offset >= 0 &&
-                 s.n_offset + s.n <= spec.n && s.k_offset + s.k <= k,
-             spec.name, ": a ", what, " slice lies outside [", spec.n_experts, ", ", spec.n, ", ", k, "]");
-    L4_CHECK(s.dtype == DType::f32 || s.dtype == DType::bf16 || s.dtype == DType::f16, spec.name, ": a ", what,
-             " slice is ", dtype_name(s.dtype));
-    area += s.n * s.k;
-  }
-  L4_CHECK(area == spec.n_experts * spec.n * k, spec.name, ": ", what, " slices have ", area, " elements, wanted ",
-           spec.n_experts * spec.n * k);
-  std::vector<const WeightSlice*> order;
-  for (const WeightSlice& s : slices) order.push_back(&s);
-  std::stable_sort(order.begin(), order.end(),
-                   [](const WeightSlice* a, const WeightSlice* b) { return a->expert < b->expert; });
-  for (size_t i = 0; i < order.size(); ++i)
-    for (size_t j = i + 1; j < order.size() && order[j]->expert == order[i]->expert; ++j) {
-      const WeightSlice &a = *order[i], &b = *order[j];
-      bool apart = a.n_offset + a.n <= b.n_offset || b.n_offset + b.n <= a.n_offset || a.k_offset + a.k <= b.k_offset ||
-                   b.k_offset + b.k <= a.k_offset;
-      L4_CHECK(apart, spec.name, ": ", what, " slices of expert ", a.expert, " overlap");
-    }
 }
 
 float read(DType dtype, const void* data, int64_t i) {
@@ -178,14 +153,14 @@ PackedWeight pack_weight(ThreadPool& pool, const LinearSpec& spec, std::span<con
   L4_CHECK(spec.n > 0 && spec.k > 0 && spec.n_experts > 0 && (!spec.gated || spec.n % 2 == 0), spec.name);
   L4_CHECK(spec.bias || bias.empty(), spec.name, ": a bias where none was announced");
   PackedWeight packed{.spec = spec, .data = huge_buffer(data_bytes(spec), spec.name.c_str()), .scales = {}, .bias = {}};
-  check_cover(spec, weight, spec.k, "weight");
+  check_slices(spec, weight, spec.k, "weight");
   if (spec.format == WeightFormat::f32)
     pack_all<float>(pool, spec, weight, packed.data.data());
   else
     pack_all<BFloat16>(pool, spec, weight, packed.data.data());
 
   if (spec.bias) {
-    check_cover(spec, bias, 1, "bias");
+    check_slices(spec, bias, 1, "bias");
     packed.bias = host_buffer(bias_bytes(spec), spec.name.c_str());
     for (const WeightSlice& s : bias)
       for (int64_t i = 0; i < s.n; ++i)

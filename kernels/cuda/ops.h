@@ -7,6 +7,9 @@
 // Float32 sums are in an order that depends on shapes alone, never on timing: the same step gives the same bits.
 #pragma once
 
+#include <functional>
+#include <span>
+
 #include "kernels/cuda/gpu.h"
 #include "ops/op_args.h"
 
@@ -37,9 +40,22 @@ void linear(const OpContext&, const View& x, const PackedWeight& w, const View& 
 void ffn_up(const OpContext&, const FfnUpArgs&);
 void ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
 
-// weight_layout.h and pack.cu: row-major [n, k], experts one after another, in spec.format. Gated weights whose half is a
-// multiple of 8 are interleaved: 8 gate rows, then their 8 up rows, so that one thread of a matrix instruction holds a
-// gate and its up.
+// ---- pack.cu --------------------------------------------------------------------------------------------------------
+
+// Row-major [n, k], experts one after another, in spec.format (weight_layout.h). Gated weights whose half is a multiple of
+// 8 are interleaved: 8 gate rows, then their 8 up rows, so that one thread of a matrix instruction holds a gate and its
+// up. Biases are float32 [E, n], in the rows' order.
+size_t packed_weight_bytes(const LinearSpec&);
+// Its buffers, from `allocate`, with nothing in them yet.
+using Allocate = std::function<Buffer(size_t bytes, const char* what)>;
+PackedWeight empty_weight(const LinearSpec&, const Allocate& allocate);
+// A slice whose data is DEVICE memory to its place, converted. At least one of its strides is 1; slices of one weight may
+// be issued in any order and to any stream. A slice is inside its weight (ops/weight_slices.h checks whole weights).
+void pack_piece(cudaStream_t, const WeightSlice& piece, const PackedWeight& to);
+void pack_bias_piece(cudaStream_t, const WeightSlice& piece, const PackedWeight& to);
+// A whole weight from slices in host memory: checks them, uploads, packs, and waits. Not for the load of a big model.
+PackedWeight pack_weight(Gpu&, const LinearSpec&, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                         const Allocate& allocate);
 
 // ---- attention/ -----------------------------------------------------------------------------------------------------
 
