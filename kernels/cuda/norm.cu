@@ -1,0 +1,213 @@
+// RMS norm, layer norm and the residual sum (contracts: kernels/cpu/ops.h). Compiled without contraction to fused
+// multiply-adds, so that every value is rounded where the reference rounds it and only the order of sums differs.
+//
+// One block a row: the row is read once from memory and again, for the second pass, from the multiprocessor's cache (10
+// KB of D = 5120, six blocks on a multiprocessor). Bytes a row: 4 D (norms), 8 D (with the residual sum).
+#include "kernels/cuda/device/piece.h"
+#include "kernels/cuda/device/top_experts.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/ptx/pdl.h"
+
+namespace l4::cuda {
+
+namespace {
+constexpr int kThreads = 320;  // two pieces a thread at D = 5120
+
+// f(i) for the piece [i, i + n) of every piece of this thread.
+template <int n, class F>
+__device__ void for_pieces(int d, F&& f) {
+  for (int i = int(threadIdx.x) * n; i < d; i += int(blockDim.x) * n) f(i);
+}
+
+template <class A, int n>
+__device__ float inverse_rms(const A* x, int d, float eps) {
+  float squares = 0;
+  for_pieces<n>(d, [&](int i) {
+    float v[n];
+    load(x + i, v);
+#pragma unroll
+    for (int j = 0; j < n; ++j) squares += v[j] * v[j];
+  });
+  return 1.0f / sqrtf(block_sum<kThreads>(squares) / float(d) + eps);
+}
+
+// y = round(round(x * scale) * w)
+template <class A, int n>
+__device__ void scale_row(const A* x, float scale, const A* weight, A* y, int d) {
+  for_pieces<n>(d, [&](int i) {
+    float v[n], w[n];
+    load(x + i, v);
+    load(weight + i, w);
+#pragma unroll
+    for (int j = 0; j < n; ++j) v[j] = round_to<A>(v[j] * scale) * w[j];
+    store(y + i, v);
+  });
+}
+
+template <class A, int n>
+__global__ void __launch_bounds__(kThreads)
+    rms_norm_kernel(const A* in, const int32_t* rows, const A* weight, float eps, A* out, int d) {
+  wait_for_predecessor();
+  let_successor_start();
+  const A* x = in + int64_t(rows ? rows[blockIdx.x] : int(blockIdx.x)) * d;
+  const float scale = inverse_rms<A, n>(x, d, eps);
+  scale_row<A, n>(x, scale, weight, out + int64_t(blockIdx.x) * d, d);
+}
+
+template <class A, int n>
+__global__ void __launch_bounds__(kThreads)
+    layer_norm_kernel(const A* in, const A* weight, const A* bias, float eps, A* out, int d) {
+  wait_for_predecessor();
+  let_successor_start();
+  const A* x = in + int64_t(blockIdx.x) * d;
+  A* y = out + int64_t(blockIdx.x) * d;
+  float v[n], w[n], b[n], sum = 0;
+  for_pieces<n>(d, [&](int i) {
+    load(x + i, v);
+#pragma unroll
+    for (int j = 0; j < n; ++j) sum += v[j];
+  });
+  const float mean = block_sum<kThreads>(sum) / float(d);
+  sum = 0;
+  for_pieces<n>(d, [&](int i) {
+    load(x + i, v);
+#pragma unroll
+    for (int j = 0; j < n; ++j) sum += (v[j] - mean) * (v[j] - mean);
+  });
+  const float scale = 1.0f / sqrtf(block_sum<kThreads>(sum) / float(d) + eps);
+  for_pieces<n>(d, [&](int i) {  // in place too: a thread writes what it alone reads
+    load(x + i, v);
+    load(weight + i, w);
+    load(bias + i, b);
+#pragma unroll
+    for (int j = 0; j < n; ++j) v[j] = (v[j] - mean) * scale * w[j] + b[j];
+    store(y + i, v);
+  });
+}
+
+template <class A, int n>
+__global__ void __launch_bounds__(kThreads) add_residual_kernel(const A* y, A* x, int64_t n_elements) {
+  wait_for_predecessor();
+  let_successor_start();
+  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n;
+  if (i >= n_elements) return;
+  float a[n], b[n];
+  load(x + i, a);
+  load(y + i, b);
+#pragma unroll
+  for (int j = 0; j < n; ++j) a[j] += b[j];
+  store(x + i, a);
+}
+
+// The end of attn_out. The sum and the norm, then the router's product kAtOnce experts a pass over h, which is in the
+// multiprocessor's cache, and the choice.
+constexpr int kAtOnce = 4;
+constexpr int kMaxExperts = 256;
+
+template <class A, int n>
+__global__ void __launch_bounds__(kThreads)
+    add_residual_norm_route_kernel(const A* y, A* x, const A* weight, float eps, A* h, int d, const A* router,
+                                   int n_experts, int top_k, int32_t* expert, float* score) {
+  wait_for_predecessor();
+  let_successor_start();
+  const int64_t row = blockIdx.x;
+  y += row * d, x += row * d, h += row * d;
+  float squares = 0;
+  for_pieces<n>(d, [&](int i) {
+    float a[n], b[n];
+    load(x + i, a);
+    load(y + i, b);
+#pragma unroll
+    for (int j = 0; j < n; ++j) a[j] = round_to<A>(a[j] + b[j]), squares += a[j] * a[j];
+    store(x + i, a);
+  });
+  const float scale = 1.0f / sqrtf(block_sum<kThreads>(squares) / float(d) + eps);
+  scale_row<A, n>(x, scale, weight, h, d);  // a thread reads what it wrote
+  if (!router) return;
+
+  __shared__ float logits[kMaxExperts];
+  for (int first = 0; first < n_experts; first += kAtOnce) {
+    float sums[kAtOnce] = {};
+    for_pieces<n>(d, [&](int i) {
+      float v[n], w[n];
+      load(h + i, v);
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        load(router + int64_t(min(first + e, n_experts - 1)) * d + i, w);
+#pragma unroll
+        for (int j = 0; j < n; ++j) sums[e] = fmaf(v[j], w[j], sums[e]);
+      }
+    });
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e) {
+      const float logit = block_sum<kThreads>(sums[e]);
+      if (threadIdx.x == 0 && first + e < n_experts) logits[first + e] = round_to<A>(logit);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < 32) route_row<A>(logits, n_experts, top_k, expert + row * top_k, score + row * top_k);
+}
+}  // namespace
+
+void rms_norm(const OpContext& ctx, const View& in, const int32_t* rows, const View& weight, float eps,
+              const View& out) {
+  if (ctx.measuring()) return;
+  const int64_t d = weight.elements();
+  L4_CHECK(in.dtype == out.dtype && in.dtype == weight.dtype && out.cols() == d);
+  with_pieces(in.dtype, d, {in, weight, out}, [&](auto a, auto n) {
+    using A = decltype(a);
+    launch({.grid = unsigned(out.rows()), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
+           rms_norm_kernel<A, n>, data<A>(in), rows, data<A>(weight), eps, data<A>(out), int(d));
+  });
+}
+
+void layer_norm(const OpContext& ctx, const View& in, const LayerNormWeights& norm, const View& out) {
+  if (ctx.measuring()) return;
+  const int64_t d = norm.weight.elements();
+  L4_CHECK(in.dtype == out.dtype && in.dtype == norm.weight.dtype && in.elements() == out.elements());
+  with_pieces(in.dtype, d, {in, norm.weight, norm.bias, out}, [&](auto a, auto n) {
+    using A = decltype(a);
+    launch({.grid = unsigned(in.elements() / d), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
+           layer_norm_kernel<A, n>, data<A>(in), data<A>(norm.weight), data<A>(norm.bias), norm.eps, data<A>(out),
+           int(d));
+  });
+}
+
+void add_residual(const OpContext& ctx, const View& y, const View& x) {
+  if (ctx.measuring()) return;
+  L4_CHECK(y.dtype == x.dtype && y.elements() == x.elements());
+  with_pieces(x.dtype, x.elements(), {y, x}, [&](auto a, auto n) {
+    using A = decltype(a);
+    const int64_t per_block = kThreads * n;
+    launch({.grid = unsigned((x.elements() + per_block - 1) / per_block),
+            .block = kThreads,
+            .stream = ctx.gpu.stream,
+            .programmatic = true},
+           add_residual_kernel<A, n>, data<A>(y), data<A>(x), x.elements());
+  });
+}
+
+void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x, const View& norm_weight, float eps,
+                             const View& h, const PackedWeight* router, const Route& route) {
+  if (ctx.measuring()) return;
+  const int64_t d = norm_weight.elements(), n_experts = router ? router->spec.n : 0;
+  L4_CHECK(x.dtype == y.dtype && x.dtype == h.dtype && x.dtype == norm_weight.dtype && x.cols() == d);
+  View weight;
+  if (router) {
+    const DType stored = router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16;
+    L4_CHECK(router->spec.k == d && n_experts <= kMaxExperts && stored == x.dtype, "router of ",
+             dtype_name(stored), " [", n_experts, ", ", router->spec.k, "]");
+    L4_CHECK(route.top_k >= 1 && route.top_k <= n_experts && route.expert.elements() == x.rows() * route.top_k);
+    weight = {router->data.data(), stored, {n_experts, d}};
+  }
+  with_pieces(x.dtype, d, {y, x, norm_weight, h, weight}, [&](auto a, auto n) {
+    using A = decltype(a);
+    launch({.grid = unsigned(x.rows()), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
+           add_residual_norm_route_kernel<A, n>, data<A>(y), data<A>(x), data<A>(norm_weight), eps, data<A>(h), int(d),
+           router ? data<A>(weight) : nullptr, int(n_experts), int(route.top_k),
+           router ? route.expert.i32() : nullptr, router ? route.score.f32() : nullptr);
+  });
+}
+
+}  // namespace l4::cuda
