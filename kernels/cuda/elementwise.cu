@@ -1,5 +1,5 @@
-// Activations (contracts: kernels/cpu/ops.h). Compiled without contraction to fused multiply-adds. One thread a piece of
-// the output; bytes a row of F: 6 F (swiglu), 4 to 6 F (activate).
+// Activations (contracts: kernels/cpu/ops.h). Compiled without contraction to fused multiply-adds. One thread a piece
+// of the output; bytes a row of F: 6 F (swiglu), 4 to 6 F (activate).
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -38,8 +38,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class A, int n, bool gelu>
-__global__ void __launch_bounds__(kThreads)
-    activate_kernel(const A* z, const A* residual, A* out, int64_t n_elements) {
+__global__ void __launch_bounds__(kThreads) activate_kernel(const A* z, const A* residual, A* out, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
   const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n;

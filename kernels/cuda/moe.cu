@@ -22,9 +22,9 @@ __global__ void __launch_bounds__(kRouteThreads)
   route_row<A>(logits + row * n_experts, n_experts, top_k, expert + row * top_k, score + row * top_k);
 }
 
-// A stable counting sort without counters: block e reads all slots, which are few (8,192 rows of Scout: 32 KB, from the L2
-// cache), counts those of the experts before e to know where e begins, and writes its own in order. Every thread has one
-// run of neighbouring slots. Nothing depends on timing, and nothing must be cleared before.
+// A stable counting sort without counters: block e reads all slots, which are few (8,192 rows of Scout: 32 KB, from the
+// L2 cache), counts those of the experts before e to know where e begins, and writes its own in order. Every thread has
+// one run of neighbouring slots. Nothing depends on timing, and nothing must be cleared before.
 constexpr int kGroupThreads = 1024;
 
 __global__ void __launch_bounds__(kGroupThreads)

@@ -196,8 +196,8 @@ void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
   View weight;
   if (router) {
     const DType stored = router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16;
-    L4_CHECK(router->spec.k == d && n_experts <= kMaxExperts && stored == x.dtype, "router of ",
-             dtype_name(stored), " [", n_experts, ", ", router->spec.k, "]");
+    L4_CHECK(router->spec.k == d && n_experts <= kMaxExperts && stored == x.dtype, "router of ", dtype_name(stored),
+             " [", n_experts, ", ", router->spec.k, "]");
     L4_CHECK(route.top_k >= 1 && route.top_k <= n_experts && route.expert.elements() == x.rows() * route.top_k);
     weight = {router->data.data(), stored, {n_experts, d}};
   }
@@ -205,8 +205,8 @@ void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
     using A = decltype(a);
     launch({.grid = unsigned(x.rows()), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
            add_residual_norm_route_kernel<A, n>, data<A>(y), data<A>(x), data<A>(norm_weight), eps, data<A>(h), int(d),
-           router ? data<A>(weight) : nullptr, int(n_experts), int(route.top_k),
-           router ? route.expert.i32() : nullptr, router ? route.score.f32() : nullptr);
+           router ? data<A>(weight) : nullptr, int(n_experts), int(route.top_k), router ? route.expert.i32() : nullptr,
+           router ? route.score.f32() : nullptr);
   });
 }
 

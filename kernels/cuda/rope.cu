@@ -1,10 +1,10 @@
 // What happens to q, k and v between the projection and the cache (contract: kernels/cpu/ops.h). Compiled without
 // contraction to fused multiply-adds: the rotation's products and sums are rounded one by one, as the reference's.
 //
-// A group of lanes owns one head and walks it a piece at a time: at hd = 128 in bfloat16 16 lanes with one piece each, so
-// the QK norm is four shuffles. Blocks are (16 heads or so, row); each makes the table of its row, hd / 2 cosines and
-// sines, anew: with 16 heads that is a fifth of the instructions of a kernel that waits for memory. Bytes a row: twice
-// (H + 2K) hd, 28 KB for Scout.
+// A group of lanes owns one head and walks it a piece at a time: at hd = 128 in bfloat16 16 lanes with one piece each,
+// so the QK norm is four shuffles. Blocks are (16 heads or so, row); each makes the table of its row, hd / 2 cosines
+// and sines, anew: with 16 heads that is a fifth of the instructions of a kernel that waits for memory. Bytes a row:
+// twice (H + 2K) hd, 28 KB for Scout.
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -20,7 +20,7 @@ struct Frequencies {
   float of[kMaxPairs];
 };
 
-struct FinishQkv {  // what the kernel needs of QkvArgs
+struct FinishQkv {               // what the kernel needs of QkvArgs
   int n_heads, n_kv, hd, lanes;  // lanes: threads that share a head, a power of two up to 32
   bool rope, qk_norm, temperature;
   float qk_norm_eps, floor_scale, attn_scale;
@@ -38,9 +38,8 @@ __device__ inline float group_sum(float v, int lanes) {
 
 // A: activations, C: the cache's type.
 template <class A, class C, int n>
-__global__ void __launch_bounds__(kThreads)
-    finish_qkv_kernel(const A* qkv, A* q, const __grid_constant__ FinishQkv p,
-                      const __grid_constant__ Frequencies inv_freq) {
+__global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q, const __grid_constant__ FinishQkv p,
+                                                              const __grid_constant__ Frequencies inv_freq) {
   __shared__ float table[kMaxPairs][2];  // cos, sin
   wait_for_predecessor();
   let_successor_start();
@@ -62,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
   const A* from = qkv + (row * n_all + (real ? head : 0)) * p.hd;
 
   constexpr int kStep = n > 2 ? n : 2;  // a pair is the least that can be rotated
-  auto rotated = [&](int i, float (&v)[kStep]) {
+  auto rotated = [&](int i, float(&v)[kStep]) {
     load(from + i, v);
     if (!p.rope || is_v) return;
 #pragma unroll
@@ -111,7 +110,8 @@ void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
   if (ctx.measuring()) return;
   const KvLayout& layout = args.kv.layout;
   const DeviceStep& step = ctx.gpu.step;
-  const int64_t hd = layout.head_dim, n_kv = layout.n_kv_heads, n_heads = args.q.cols() / hd, n_all = n_heads + 2 * n_kv;
+  const int64_t hd = layout.head_dim, n_kv = layout.n_kv_heads, n_heads = args.q.cols() / hd,
+                n_all = n_heads + 2 * n_kv;
   const bool rope = bool(args.inv_freq);
   if (layout.dtype != DType::f32 && layout.dtype != DType::bf16)
     fail(ErrorKind::unsupported, "the CUDA backend keeps the KV cache in F32 or BF16, not ", dtype_name(layout.dtype));

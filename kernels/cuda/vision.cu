@@ -1,5 +1,5 @@
-// The parts of the vision tower that are neither linears, norms nor attention (contracts: kernels/cpu/ops.h). One thread a
-// piece of the output. Compiled without contraction to fused multiply-adds.
+// The parts of the vision tower that are neither linears, norms nor attention (contracts: kernels/cpu/ops.h). One
+// thread a piece of the output. Compiled without contraction to fused multiply-adds.
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -54,9 +54,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // Pieces of n >= 2 elements, so that a thread has whole pairs; hd is a multiple of n.
 template <class A, int n>
-__global__ void __launch_bounds__(kThreads)
-    split_vision_qkv_kernel(const A* qkv, const float* rope, A* q, A* k, A* v, int s, int hd, int d,
-                            int64_t n_elements) {
+__global__ void __launch_bounds__(kThreads) split_vision_qkv_kernel(const A* qkv, const float* rope, A* q, A* k, A* v,
+                                                                    int s, int hd, int d, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
   const int64_t i = thread_number() * n;

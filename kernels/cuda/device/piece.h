@@ -1,5 +1,5 @@
-// A piece: a few neighbouring elements of a row, read and written at once. 8 elements (16 bytes of bfloat16) on the fast
-// paths, 1 wherever a width is no multiple of 8.
+// A piece: a few neighbouring elements of a row, read and written at once. 8 elements (16 bytes of bfloat16) on the
+// fast paths, 1 wherever a width is no multiple of 8.
 #pragma once
 
 #include <cstring>
@@ -59,8 +59,8 @@ __device__ inline void store(A* to, const float (&v)[n]) {
   }
 }
 
-// Calls body(A{}, n) on the host, n an integral_constant: 8 for bfloat16 where `width`, the length of a run that a piece
-// must not leave, and the addresses allow it, else 1.
+// Calls body(A{}, n) on the host, n an integral_constant: 8 for bfloat16 where `width`, the length of a run that a
+// piece must not leave, and the addresses allow it, else 1.
 template <class Body>
 void with_pieces(DType dtype, int64_t width, std::initializer_list<View> views, Body&& body) {
   bool wide = dtype == DType::bf16 && width % 8 == 0;

@@ -5,8 +5,8 @@
 
 namespace l4::cuda {
 
-// logits [n_experts] of A's values, as A or as float; expert, score [top_k]. NaN counts as the least, so that the choices
-// are distinct whatever the row holds.
+// logits [n_experts] of A's values, as A or as float; expert, score [top_k]. NaN counts as the least, so that the
+// choices are distinct whatever the row holds.
 template <class A, class Logit>
 __device__ inline void route_row(const Logit* logits, int n_experts, int top_k, int32_t* expert, float* score) {
   const int lane = int(threadIdx.x % 32);
