@@ -157,7 +157,7 @@ class ThreadComm : public Comm {
     group_->leave();
   }
 
-  void abort() { group_->abort(); }
+  void abort() override { group_->abort(); }
 
  private:
   std::shared_ptr<ThreadGroup> group_;
@@ -176,10 +176,6 @@ std::vector<std::unique_ptr<Comm>> make_thread_comms(int size) {
   std::vector<std::unique_ptr<Comm>> comms;
   for (int rank = 0; rank < size; ++rank) comms.push_back(std::make_unique<ThreadComm>(group, rank));
   return comms;
-}
-
-void abort_group(Comm& comm) {
-  if (auto* threads = dynamic_cast<ThreadComm*>(&comm)) threads->abort();
 }
 
 }  // namespace l4

@@ -115,8 +115,8 @@ struct Executor::Impl {
         if (!error) error = failure;
       }
       if (failure) {
-        if (workers[index].tp) abort_group(*workers[index].tp);
-        if (workers[index].world) abort_group(*workers[index].world);
+        if (workers[index].tp) workers[index].tp->abort();
+        if (workers[index].world) workers[index].world->abort();
       }
       lock.lock();
       if (--running == 0) done.notify_one();

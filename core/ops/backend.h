@@ -1,9 +1,10 @@
-// The seam: what a device must be able to do. The model is written once over this interface; kernels/cpu defines it with
-// plain loops (the reference), kernels/cuda with fused kernels. It is cut where the fused layer is cut, so that a layer
-// can be five kernels. Inside a step a backend allocates nothing, synchronises with nothing and decides nothing by data
-// on the device. Scratch comes from args.work: with a measuring arena a stage takes its scratch and returns.
+// The seam: what a device must be able to do. The model is written once over this interface; kernels/cpu defines it
+// with plain loops (the reference), kernels/cuda with fused kernels. It is cut where the fused layer is cut, so that a
+// layer can be five kernels. Inside a step a backend allocates nothing, synchronises with nothing and decides nothing
+// by data on the device. Scratch comes from args.work: with a measuring arena a stage takes its scratch and returns.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,10 +27,10 @@ class Backend {
   // ---- memory
   virtual std::string device_name() const = 0;  // "CPU, 2 threads", "NVIDIA H100 80GB HBM3"
   virtual MemoryInfo memory() const = 0;
-  virtual Buffer allocate(size_t bytes, const char* what) = 0;        // Error{memory}; not initialised
-  virtual void upload(const View& to, const void* host) = 0;         // to.bytes() bytes
-  virtual void download(void* host, const View& from) = 0;           // waits for the work queued before it
-  virtual void copy(const View& to, const View& from) = 0;           // same bytes, both on this device
+  virtual Buffer allocate(size_t bytes, const char* what) = 0;  // Error{memory}; not initialised
+  virtual void upload(const View& to, const void* host) = 0;    // to.bytes() bytes
+  virtual void download(void* host, const View& from) = 0;      // waits for the work queued before it
+  virtual void copy(const View& to, const View& from) = 0;      // same bytes, both on this device
   virtual void copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) = 0;
 
   // ---- weights: the backend owns packing, the model knows logical slices only
@@ -44,6 +45,10 @@ class Backend {
 
   // ---- a step
   virtual void begin_step(const StepPlan& step) = 0;  // takes what its kernels need of the plan to the device
+  // The step that was begun: `issue` issues all its stages and returns what they leave, its logits. A backend may
+  // record the stages of a decode step and replay them, without calling `issue`, for later steps with as many rows and
+  // outputs. So those of a decode step must depend on these two numbers alone: the same arguments, the same memory.
+  virtual View run_step(const StepPlan& step, const std::function<View()>& issue) = 0;
   virtual void embed(const EmbedArgs&) = 0;
   virtual void qkv(const QkvArgs&) = 0;
   virtual void attention(const AttentionArgs&) = 0;
@@ -67,5 +72,18 @@ class Backend {
 
 // Defined by kernels/cpu. n_threads 0: one per core.
 std::unique_ptr<Backend> make_cpu_backend(int n_threads);
+
+// The largest step that a CUDA backend will be given: what it keeps of steps is allocated once.
+struct CudaOptions {
+  int64_t max_rows = 1, max_out_rows = 1;
+  int64_t max_table_pages = 0;  // page tables of all spans of both kinds together
+  int64_t page_tokens = 1;
+  bool graphs = true;  // record decode steps and replay them
+};
+// A backend without a device: only measuring runs and packed_bytes(), on any machine that has the CUDA build.
+constexpr int kNoCudaDevice = -1;
+// Defined by kernels/cuda. `device` as in list_cuda_devices(). Error{device} when there is no such device, it is not
+// one of ours, or this build has no CUDA.
+std::unique_ptr<Backend> make_cuda_backend(int device, const CudaOptions& options);
 
 }  // namespace l4

@@ -47,6 +47,12 @@ struct StepPlan {
   int64_t n_out() const { return int64_t(out_rows.size()); }
   const KvPlan& of(AttentionKind kind) const { return kv[int(kind)]; }
   KvPlan& of(AttentionKind kind) { return kv[int(kind)]; }
+  // One new token of each sequence and no image: such steps differ in lengths and ids alone, and can be replayed.
+  bool is_decode() const {
+    for (const KvPlan& plan : kv)
+      if (int64_t(plan.spans.size()) != n_rows()) return false;  // spans cover every row once
+    return n_rows() > 0 && image_rows.empty();
+  }
 };
 
 }  // namespace l4

@@ -27,6 +27,7 @@ class CpuBackend : public Backend {
   size_t packed_bytes(const LinearSpec& spec) const override;
 
   void begin_step(const StepPlan& step) override;
+  View run_step(const StepPlan& step, const std::function<View()>& issue) override;
   void embed(const EmbedArgs&) override;
   void qkv(const QkvArgs&) override;
   void attention(const AttentionArgs&) override;

@@ -1,4 +1,4 @@
-#include "kernels/cuda/devices.h"
+#include "ops/cuda_devices.h"
 
 #include <cuda_runtime.h>
 

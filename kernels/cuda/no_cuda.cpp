@@ -1,7 +1,17 @@
 // Stands in for kernels/cuda in builds without CUDA.
-#include "kernels/cuda/devices.h"
+#include "base/error.h"
+#include "dist/comm.h"
+#include "ops/backend.h"
+#include "ops/cuda_devices.h"
 
 namespace l4 {
+
+std::unique_ptr<Backend> make_cuda_backend(int, const CudaOptions&) {
+  fail(ErrorKind::device, "this build has no CUDA backend");
+}
+std::vector<std::unique_ptr<Comm>> make_cuda_comms(std::span<Backend* const>) {
+  fail(ErrorKind::device, "this build has no CUDA backend");
+}
 
 CudaDevices list_cuda_devices() {
   CudaDevices found;

@@ -43,8 +43,6 @@ const std::map<std::string, std::set<std::string>> kMayIncludeFile = {
     {"kernels/cpu", {"dist/comm.h"}},
     {"kernels/cuda", {"dist/comm.h"}},
 };
-// What every tool may include beside core: plain C++, the same in builds without CUDA.
-const std::set<std::string> kToolsMayIncludeFile = {"kernels/cuda/devices.h"};
 
 // Heavy or foreign headers, each with the files that own it: .cpp files, so that nobody gets one by the way.
 using Patterns = std::vector<const char*>;  // of the shell's kind; in owners * does not cross a /
@@ -104,7 +102,6 @@ std::string objection(const fs::path& root, const std::string& file, const std::
   const std::string from = module_of(file);
   const std::string to = in_core ? module_of_core(header) : module_of(header);
   const auto single = kMayIncludeFile.find(from);
-  if (from.rfind("tools", 0) == 0 && kToolsMayIncludeFile.count(header)) return "";
   if (allowed(from, to) || (single != kMayIncludeFile.end() && single->second.count(header))) return "";
   if (!kMayInclude.count(from) && from.rfind("tools", 0) != 0)
     return cat(from, " is not a module that the include rule knows (tests/support/include_rule.cpp)");

@@ -1,7 +1,7 @@
 #include "tools/run/text_tasks.h"
 
 #include "formats/json.h"
-#include "kernels/cuda/devices.h"
+#include "ops/cuda_devices.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 

@@ -77,7 +77,7 @@ TEST_CASE("comm: a rank that fails does not leave the others waiting") {
   std::atomic<int> told = 0;
   on_all(3, [&](Comm& comm) {
     if (comm.rank() == 1) {
-      abort_group(comm);
+      comm.abort();
       return;
     }
     std::vector<float> x{1};

@@ -1,0 +1,289 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "dist/comm.h"
+#include "kernels/cuda/copy_pages.h"
+#include "kernels/cuda/libraries.h"
+#include "kernels/cuda/memory.h"
+#include "ops/cuda_devices.h"
+
+namespace l4 {
+
+using namespace cuda;
+
+// ---- the device -----------------------------------------------------------------------------------------------------
+
+std::unique_ptr<Backend> make_cuda_backend(int device, const CudaOptions& options) {
+  return std::make_unique<CudaBackend>(device, options);
+}
+
+namespace {
+// Error{device} unless it is there and one that our kernels are compiled for.
+void check_device(int index) {
+  const CudaDevices found = list_cuda_devices();
+  if (found.devices.empty()) fail(ErrorKind::device, "no GPU to run on: ", found.problem);
+  if (index < 0 || index >= int(found.devices.size()))
+    fail(ErrorKind::device, "GPU ", index, ": there ",
+         found.devices.size() == 1 ? "is 1" : cat("are ", found.devices.size()));
+  const CudaDevice& device = found.devices[size_t(index)];
+  if (!device.usable())
+    fail(ErrorKind::device, "GPU ", index, ", ", device.name, ": compute capability ", device.major, ".", device.minor,
+         ", 9.0 (H100, H200) needed");
+}
+}  // namespace
+
+CudaBackend::CudaBackend(int device, const CudaOptions& options) : options_(options) {
+  gpu_.index = device;
+  if (device == kNoCudaDevice) {  // scratch sizes are those of the GPUs that the kernels are compiled for
+    gpu_.n_sms = 132;
+    gpu_.max_shared_bytes = 232'448;
+    return;
+  }
+  check_device(device);
+  make_current();
+  cudaDeviceProp properties;
+  L4_CUDA(cudaGetDeviceProperties(&properties, device));
+  gpu_.n_sms = properties.multiProcessorCount;
+  gpu_.max_shared_bytes = properties.sharedMemPerBlockOptin;
+  L4_CUDA(cudaStreamCreateWithFlags(&gpu_.stream, cudaStreamNonBlocking));
+  L4_CUDA(cublas_lt().cublasLtCreate(&gpu_.cublas_lt));
+  counters_ = device_buffer(Gpu::kCounters * sizeof(uint32_t), "counters");
+  gpu_.counters = static_cast<uint32_t*>(counters_.data());
+  L4_CUDA(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), gpu_.stream));
+  step_ = std::make_unique<StepBuffer>(options);
+}
+
+CudaBackend::~CudaBackend() {
+  if (!gpu_.stream) return;
+  cudaSetDevice(gpu_.index);
+  cudaStreamSynchronize(gpu_.stream);
+  if (gpu_.cublas_lt) cublas_lt().cublasLtDestroy(gpu_.cublas_lt);
+  cudaStreamDestroy(gpu_.stream);
+}
+
+void CudaBackend::make_current() const {
+  L4_CHECK(gpu_.index != kNoCudaDevice, "a backend for plans was asked to work");
+  L4_CUDA(cudaSetDevice(gpu_.index));
+}
+
+std::string CudaBackend::device_name() const {
+  const CudaDevices found = list_cuda_devices();
+  return gpu_.index >= 0 && gpu_.index < int(found.devices.size()) ? found.devices[size_t(gpu_.index)].name : "no GPU";
+}
+
+// ---- memory ---------------------------------------------------------------------------------------------------------
+
+MemoryInfo CudaBackend::memory() const {
+  make_current();
+  size_t free_bytes = 0, total_bytes = 0;
+  L4_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return {.total_bytes = total_bytes, .free_bytes = free_bytes};
+}
+Buffer CudaBackend::allocate(size_t bytes, const char* what) {
+  make_current();
+  return device_buffer(bytes, what);
+}
+void CudaBackend::upload(const View& to, const void* host) {
+  make_current();
+  L4_CUDA(cudaMemcpyAsync(to.data, host, to.bytes(), cudaMemcpyHostToDevice, gpu_.stream));
+  L4_CUDA(cudaStreamSynchronize(gpu_.stream));
+}
+void CudaBackend::download(void* host, const View& from) {
+  make_current();
+  L4_CUDA(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, gpu_.stream));
+  L4_CUDA(cudaStreamSynchronize(gpu_.stream));
+}
+void CudaBackend::copy(const View& to, const View& from) {
+  L4_CHECK(to.bytes() == from.bytes(), "copy of ", from.bytes(), " bytes to ", to.bytes());
+  make_current();
+  L4_CUDA(cudaMemcpyAsync(to.data, from.data, to.bytes(), cudaMemcpyDeviceToDevice, gpu_.stream));
+}
+void CudaBackend::copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) {
+  make_current();
+  cuda::copy_pages(gpu_.stream, first_layer, n_layers, copies);
+}
+
+// ---- weights --------------------------------------------------------------------------------------------------------
+
+PackedWeight CudaBackend::pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
+                               std::span<const WeightSlice> bias) {
+  make_current();
+  return pack_weight(gpu_, spec, weight, bias,
+                     [](size_t bytes, const char* what) { return device_buffer(bytes, what); });
+}
+size_t CudaBackend::packed_bytes(const LinearSpec& spec) const {
+  return packed_weight_bytes(spec);
+}
+
+// ---- a step ---------------------------------------------------------------------------------------------------------
+
+void CudaBackend::begin_step(const StepPlan& step) {
+  if (gpu_.index != kNoCudaDevice) {
+    make_current();
+    gpu_.step = step_->upload(step, gpu_.stream);
+    return;
+  }
+  gpu_.step = {};  // a measuring run gets the numbers alone
+  gpu_.step.n_rows = int32_t(step.n_rows());
+  gpu_.step.n_out = int32_t(step.n_out());
+  gpu_.step.n_image_rows = int32_t(step.image_rows.size());
+  for (int kind = 0; kind < kNumAttentionKinds; ++kind) {
+    gpu_.step.kv[kind].n_spans = int32_t(step.kv[kind].spans.size());
+    for (const KvSpan& span : step.kv[kind].spans)
+      gpu_.step.kv[kind].max_rows = std::max(gpu_.step.kv[kind].max_rows, span.n_rows);
+  }
+}
+
+View CudaBackend::run_step(const StepPlan& step, const std::function<View()>& issue) {
+  make_current();
+  return options_.graphs && step.is_decode() ? graphs_.run(step, gpu_.stream, issue) : issue();
+}
+
+void CudaBackend::embed(const EmbedArgs& args) {
+  if (args.work->measuring()) return;
+  const OpContext ctx = context(args.work);
+  embed_tokens(ctx, args);
+  args.comm->all_reduce_sum(args.x);
+  place_features(ctx, args);
+}
+
+void CudaBackend::qkv(const QkvArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  View h = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
+  View qkv = scratch.take(args.x.dtype, {args.x.rows(), args.w->spec.n});
+  rms_norm(ctx, args.x, nullptr, args.norm_weight, args.norm_eps, h);
+  cuda::linear(ctx, h, *args.w, qkv, args.x.dtype);
+  finish_qkv(ctx, args, qkv);
+}
+
+void CudaBackend::attention(const AttentionArgs& args) {
+  paged_attention(context(args.work), args);
+}
+
+// The ranks' parts are rounded to A before they are added: half the bytes, and what tensor parallel transformers does.
+void CudaBackend::sum_over_ranks(const OpContext& ctx, const View& part, Comm& comm) {
+  if (!ctx.measuring() && comm.size() > 1) comm.all_reduce_sum(part);
+}
+
+void CudaBackend::attn_out(const AttnOutArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
+  cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype);
+  sum_over_ranks(ctx, y, *args.comm);
+  add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route);
+}
+
+void CudaBackend::ffn_up(const FfnUpArgs& args) {
+  cuda::ffn_up(context(args.work), args);
+}
+
+void CudaBackend::ffn_down(const FfnDownArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
+  cuda::ffn_down(ctx, args, y);
+  sum_over_ranks(ctx, y, *args.comm);
+  add_residual(ctx, y, args.x);
+}
+
+void CudaBackend::head(const HeadArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  const int64_t n_out = args.step->n_out(), d = args.x.cols(), v_local = args.w->spec.n, ranks = args.comm->size();
+  View h = scratch.take(args.x.dtype, {n_out, d});
+  rms_norm(ctx, args.x, gpu_.step.out_rows, args.norm_weight, args.norm_eps, h);
+  L4_CHECK(args.logits.elements() == n_out * v_local * ranks);
+  if (ranks == 1) {
+    cuda::linear(ctx, h, *args.w, args.logits, args.x.dtype);
+    return;
+  }
+  View part = scratch.take(DType::f32, {n_out, v_local});
+  View parts = scratch.take(DType::f32, {ranks, n_out, v_local});
+  cuda::linear(ctx, h, *args.w, part, args.x.dtype);
+  if (ctx.measuring()) return;
+  args.comm->all_gather(part, parts);
+  const size_t width = size_t(v_local) * sizeof(float);
+  for (int64_t r = 0; r < ranks; ++r)  // rank r's columns, side by side with the others'
+    L4_CUDA(cudaMemcpy2DAsync(args.logits.f32() + r * v_local, width * size_t(ranks), parts.f32() + r * n_out * v_local,
+                              width, width, size_t(n_out), cudaMemcpyDeviceToDevice, gpu_.stream));
+}
+
+std::vector<TokenChoice> CudaBackend::sample(const View& logits, std::span<const SamplingRow> rows) {
+  L4_CHECK(logits.rows() == int64_t(rows.size()), logits.rows(), " rows of logits, ", rows.size(), " of parameters");
+  if (host_logits_.bytes() < logits.bytes()) host_logits_ = pinned_buffer(logits.bytes(), "logits");
+  if (!host_) host_ = make_cpu_backend(0);
+  download(host_logits_.data(), logits);
+  return host_->sample({host_logits_.data(), DType::f32, logits.shape}, rows);
+}
+
+// ---- vision ---------------------------------------------------------------------------------------------------------
+
+void CudaBackend::vision_embed(const VisionEmbedArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  const int64_t n_patches = args.x.shape[0] * (args.x.shape[1] - 1);
+  View patches = scratch.take(DType::bf16, {n_patches, args.patch->spec.k});
+  View embedded = scratch.take(args.x.dtype, {n_patches, args.patch->spec.n});
+  cut_patches(ctx, args.pixels, args.patch_size, patches);
+  cuda::linear(ctx, patches, *args.patch, embedded, args.x.dtype);
+  add_positions(ctx, embedded, args.class_embedding, args.position_embedding, args.x);
+  layer_norm(ctx, args.x, args.norm, args.x);
+}
+
+void CudaBackend::vision_qkv(const VisionQkvArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  const int64_t n_rows = args.x.shape[0] * args.x.shape[1], d = args.x.shape[2];
+  View h = scratch.take(args.x.dtype, {n_rows, d});
+  View qkv = scratch.take(args.x.dtype, {n_rows, 3 * d});
+  layer_norm(ctx, args.x, args.norm, h);
+  cuda::linear(ctx, h, *args.w, qkv, args.x.dtype);
+  split_vision_qkv(ctx, args, ctx.measuring() ? nullptr : on_device(args.rope), qkv);
+}
+
+// The rotation table of the vision tower: the same for all layers and images, so it is sent once.
+const float* CudaBackend::on_device(const View& host_table) {
+  const float* values = host_table.f32();
+  const size_t n = size_t(host_table.elements());
+  if (rope_host_.size() != n || std::memcmp(rope_host_.data(), values, n * sizeof(float)) != 0) {
+    rope_host_.assign(values, values + n);
+    rope_ = allocate(n * sizeof(float), "the vision tower's rotations");
+    upload({rope_.data(), DType::f32, host_table.shape}, values);
+  }
+  return static_cast<const float*>(rope_.data());
+}
+
+void CudaBackend::vision_attention(const VisionAttentionArgs& args) {
+  tile_attention(context(args.work), args);
+}
+
+void CudaBackend::linear(const LinearArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  View in = args.in;
+  if (args.norm) {
+    in = scratch.take(args.in.dtype, {args.in.rows(), args.in.cols()});
+    layer_norm(ctx, args.in, *args.norm, in);
+  }
+  if (args.activation == Activation::none && !args.residual) {
+    cuda::linear(ctx, in, *args.w, args.out, args.out.dtype);
+    return;
+  }
+  View z = scratch.take(args.out.dtype, {args.out.rows(), args.out.cols()});
+  cuda::linear(ctx, in, *args.w, z, args.out.dtype);
+  activate(ctx, z, args.activation, args.residual, args.out);
+}
+
+void CudaBackend::vision_shuffle(const VisionShuffleArgs& args) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  View normed = scratch.take(args.x.dtype, {args.x.shape[0], args.x.shape[1], args.x.shape[2]});
+  layer_norm(ctx, args.x, args.norm, normed);
+  pixel_shuffle(ctx, normed, args.grid, args.shuffle, args.out);
+}
+
+}  // namespace l4

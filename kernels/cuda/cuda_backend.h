@@ -1,0 +1,72 @@
+// The CUDA backend: every stage of ops/backend.h as a short list of the operations of kernels/cuda/ops.h, issued to one
+// stream of one device. Nothing in a step allocates, waits for the device or looks at its data; a decode step is
+// recorded as a graph (graph.h). A stage's scratch is taken from its arena again and again: operations of one stream
+// run one after another, so the next one may write what the last one read.
+//
+// One thread at a time uses a backend, not always the same one: what talks to the device makes it the thread's current
+// one.
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/graph.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/step_buffer.h"
+#include "ops/backend.h"
+
+namespace l4 {
+
+class CudaBackend : public Backend {
+ public:
+  CudaBackend(int device, const CudaOptions& options);
+  ~CudaBackend() override;
+
+  std::string device_name() const override;
+  MemoryInfo memory() const override;
+  Buffer allocate(size_t bytes, const char* what) override;
+  void upload(const View& to, const void* host) override;
+  void download(void* host, const View& from) override;
+  void copy(const View& to, const View& from) override;
+  void copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) override;
+
+  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
+                    std::span<const WeightSlice> bias) override;
+  size_t packed_bytes(const LinearSpec& spec) const override;
+
+  void begin_step(const StepPlan& step) override;
+  View run_step(const StepPlan& step, const std::function<View()>& issue) override;
+  void embed(const EmbedArgs&) override;
+  void qkv(const QkvArgs&) override;
+  void attention(const AttentionArgs&) override;
+  void attn_out(const AttnOutArgs&) override;
+  void ffn_up(const FfnUpArgs&) override;
+  void ffn_down(const FfnDownArgs&) override;
+  void head(const HeadArgs&) override;
+  std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) override;
+
+  void vision_embed(const VisionEmbedArgs&) override;
+  void vision_qkv(const VisionQkvArgs&) override;
+  void vision_attention(const VisionAttentionArgs&) override;
+  void linear(const LinearArgs&) override;
+  void vision_shuffle(const VisionShuffleArgs&) override;
+
+  cuda::Gpu& gpu() { return gpu_; }
+  void make_current() const;  // gpu() is this thread's device from here on
+
+ private:
+  cuda::OpContext context(Arena* work) { return {gpu_, *work}; }
+  void sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm);
+  const float* on_device(const View& host_table);
+
+  const CudaOptions options_;
+  cuda::Gpu gpu_;
+  Buffer counters_;
+  std::unique_ptr<cuda::StepBuffer> step_;
+  cuda::StepGraphs graphs_;
+  std::vector<float> rope_host_;  // the table that rope_ holds
+  Buffer rope_;
+  std::unique_ptr<Backend> host_;  // chooses tokens
+  Buffer host_logits_;
+};
+
+}  // namespace l4

@@ -1,0 +1,47 @@
+// Decode steps as CUDA graphs: what a step of so many rows and outputs issues to the stream is recorded the first time
+// and replayed from then on. A replay is one launch of about 10 us of host time instead of some 250 of 5 us.
+//
+// What makes a recording valid for later steps: activations lie in an arena that is reset before each step, the step's
+// plan at addresses that the numbers of rows and outputs decide (step_buffer.h), grids depend on these numbers alone,
+// and everything else is weights and pages, which do not move.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+
+#include "ops/step_plan.h"
+#include "tensor/view.h"
+
+namespace l4::cuda {
+
+class StepGraphs {
+ public:
+  StepGraphs() = default;
+  ~StepGraphs();
+  StepGraphs(const StepGraphs&) = delete;
+  StepGraphs& operator=(const StepGraphs&) = delete;
+
+  // Backend::run_step for a decode step. An exception of `issue` goes through, nothing is kept then.
+  View run(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue);
+  size_t n_recorded() const { return recordings_.size(); }
+
+ private:
+  struct Key {
+    int64_t n_rows = 0, n_out = 0;
+    auto operator<=>(const Key&) const = default;
+  };
+  struct Recording {
+    cudaGraphExec_t graph = nullptr;
+    View result;
+    uint64_t last_used = 0;
+  };
+  void make_room();
+
+  std::map<Key, Recording> recordings_;
+  uint64_t n_runs_ = 0;
+};
+
+}  // namespace l4::cuda
