@@ -80,6 +80,7 @@ std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
   im.plan = plan_load(options, config, image_tiles, stored, make_cpu_backend(1)->memory().free_bytes);
   auto executor = std::make_unique<Executor>(config, checkpoint, im.plan.executor);
   im.device = executor->device_name();
+  if (options.on_activation) executor->set_trace(options.on_activation);
   im.loop = std::make_unique<EngineLoop>(std::move(executor), im.plan.limits);
   return engine;
 }

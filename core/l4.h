@@ -40,6 +40,7 @@
 #include "engine/request.h"
 #include "model/config.h"
 #include "ops/sampling.h"
+#include "tensor/view.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "vision/image.h"
@@ -113,6 +114,9 @@ struct LoadOptions {
   std::shared_ptr<const Frontend> frontend = {};   // of model_dir, loaded before; nothing: load() reads it
   // From a loading thread, now and then.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress = {};
+  // Activations of every step by name (tools/eval/README.md), from a thread that runs the model; rows are the step's.
+  // For finding where two implementations part: it makes steps slow.
+  std::function<void(const std::string& name, const std::vector<float>& values, const Shape& shape)> on_activation = {};
 };
 
 // What loading would take, without weights at hand: tensors by part, KV cache, activations for each rank, the context
