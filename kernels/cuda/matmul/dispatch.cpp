@@ -1,0 +1,103 @@
+#include "kernels/cuda/matmul/dispatch.h"
+
+#include "kernels/cuda/matmul/generic.h"
+#include "kernels/cuda/weight_layout.h"
+
+namespace l4::cuda {
+
+namespace {
+constexpr int64_t kLoad = 8;  // bfloat16 values of a 16-byte access: what rows must be multiples of on the fast paths
+
+bool is_bf16(const PackedWeight* w) {
+  return !w || w->spec.format == WeightFormat::bf16;
+}
+bool has_bias(const PackedWeight* w) {
+  return w && w->spec.bias;
+}
+}  // namespace
+
+const char* matmul_kernel_name(MatmulKernel kernel) {
+  switch (kernel) {
+    case MatmulKernel::generic:
+      return "generic";
+    case MatmulKernel::small_m:
+      return "small_m";
+    case MatmulKernel::cublaslt:
+      return "cublaslt";
+    case MatmulKernel::grouped:
+      return "grouped";
+  }
+  return "";
+}
+
+MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t) {
+  if (x != DType::bf16 || spec.format != WeightFormat::bf16 || spec.k % kLoad != 0) return MatmulKernel::generic;
+  return MatmulKernel::generic;
+}
+
+FfnShape ffn_shape(const FfnUpArgs& args) {
+  FfnShape s{.d = args.shared->spec.k, .f_shared = args.shared->spec.n / 2};
+  if (args.experts) {
+    s.f_experts = args.experts->spec.n / 2;
+    s.n_experts = args.experts->spec.n_experts;
+    s.top_k = args.route.top_k;
+  }
+  s.bf16 = args.h.dtype == DType::bf16 && is_bf16(args.shared) && is_bf16(args.experts);
+  s.bias = has_bias(args.shared) || has_bias(args.experts);
+  return s;
+}
+
+FfnShape ffn_shape(const FfnDownArgs& args) {
+  FfnShape s{.d = args.shared->spec.n, .f_shared = args.shared->spec.k};
+  if (args.experts) {
+    s.f_experts = args.experts->spec.k;
+    s.n_experts = args.experts->spec.n_experts;
+    s.top_k = args.route.top_k;
+  }
+  s.bf16 = args.act_shared.dtype == DType::bf16 && is_bf16(args.shared) && is_bf16(args.experts);
+  s.bias = has_bias(args.shared) || has_bias(args.experts);
+  return s;
+}
+
+MatmulKernel ffn_kernel(const FfnShape& s, int64_t) {
+  if (!s.bf16 || s.bias || s.d % kLoad != 0 || s.f_shared % kGateBlock != 0 || s.f_experts % kGateBlock != 0)
+    return MatmulKernel::generic;
+  return MatmulKernel::generic;
+}
+
+const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {
+  return matmul_kernel_name(linear_kernel(spec, x, n_rows));
+}
+const char* ffn_kernel_name(const FfnUpArgs& args) {
+  return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.h.rows()));
+}
+
+void linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+  const LinearSpec& spec = w.spec;
+  const int64_t n_rows = x.elements() / spec.k;
+  L4_CHECK(spec.n_experts == 1 && x.elements() == n_rows * spec.k && y.elements() == n_rows * spec.n, spec.name, ": [",
+           spec.n, ", ", spec.k, "], input ", x.shape.str(), ", output ", y.shape.str());
+  if (n_rows == 0) return;
+  switch (linear_kernel(spec, x.dtype, n_rows)) {
+    default:
+      return generic_gemm(ctx, {.w = &w, .x = x, .y = y, .round_to = round_to});
+  }
+}
+
+void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
+  if (args.h.rows() == 0) return;
+  switch (ffn_kernel(ffn_shape(args), args.h.rows())) {
+    default:
+      return generic_ffn_up(ctx, args);
+  }
+}
+
+void ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
+  if (y.rows() == 0) return;
+  switch (ffn_kernel(ffn_shape(args), y.rows())) {
+    default:
+      return generic_ffn_down(ctx, args, y);
+  }
+}
+
+}  // namespace l4::cuda

@@ -1,0 +1,31 @@
+// Which kernel serves which product. Pure functions of shapes, formats and the number of rows: the same for every step of a
+// graph, and ffn_up and ffn_down of a layer come to the same answer, on which the order of act_routed depends.
+#pragma once
+
+#include "kernels/cuda/ops.h"
+
+namespace l4::cuda {
+
+enum class MatmulKernel : uint8_t {
+  generic,   // generic.cu: any type, shape and alignment
+  small_m,   // small_m.cu: bfloat16, at most kSmallM rows, bound by the bytes of the weights
+  cublaslt,  // cublas.cu: bfloat16, more rows, one matrix
+  grouped,   // grouped.cu: bfloat16, more rows, the feed-forward stages
+};
+const char* matmul_kernel_name(MatmulKernel);
+
+constexpr int64_t kSmallM = 16;
+
+MatmulKernel linear_kernel(const LinearSpec&, DType x, int64_t n_rows);
+
+// Of a feed-forward block as a whole; 0 where there are no experts.
+struct FfnShape {
+  int64_t d = 0, f_shared = 0, f_experts = 0, n_experts = 0, top_k = 0;
+  bool bf16 = false;  // activations and all weights
+  bool bias = false;
+};
+FfnShape ffn_shape(const FfnUpArgs&);
+FfnShape ffn_shape(const FfnDownArgs&);
+MatmulKernel ffn_kernel(const FfnShape&, int64_t n_rows);
+
+}  // namespace l4::cuda
