@@ -16,8 +16,8 @@ namespace l4::cuda {
 constexpr int64_t kMaxGenericHeadDim = 256;
 constexpr int64_t kFastHeadDim = 128, kFastPageTokens = 128;  // what decode.cu and prefill.cu are written for
 constexpr int64_t kMaxGroup = 8;                              // query heads of a kv head: the columns of an m16n8k16
-// Spans of at most so many rows are decode's. A row more costs decode the span's keys once more out of L2 (8 rows of 8K:
-// 0.27 GB, about 50 us); prefill would leave 120 of its tile's rows idle and most SMs without a tile.
+// Spans of at most so many rows are decode's. A row more costs decode the span's keys once more out of L2 (8 rows of
+// 8K: 0.27 GB, about 50 us); prefill would leave 120 of its tile's rows idle and most SMs without a tile.
 constexpr int32_t kDecodeRows = 8;
 
 struct AttentionShape {
@@ -42,7 +42,11 @@ struct AttentionKernels {
   bool generic = false, decode = false, prefill = false;
   bool operator==(const AttentionKernels&) const = default;
   std::string str() const {
-    return generic ? "generic" : decode && prefill ? "decode + prefill" : decode ? "decode" : prefill ? "prefill" : "none";
+    return generic             ? "generic"
+           : decode && prefill ? "decode + prefill"
+           : decode            ? "decode"
+           : prefill           ? "prefill"
+                               : "none";
   }
 };
 

@@ -1,9 +1,10 @@
-// Attention of any shape: head_dim <= 256, any page size, types and spans. For tests and tiny models; the fast kernels are
-// compared with it where the CPU is too slow.
+// Attention of any shape: head_dim <= 256, any page size, types and spans. For tests and tiny models; the fast kernels
+// are compared with it where the CPU is too slow.
 //
-// A warp has one query row and head and walks its keys 32 at a time: a lane computes one key's score, the warp the running
-// maximum, and then each lane owns every 32nd element of the values' sum. A row's bits depend on nothing but its own keys.
-// exp(s - running maximum) is rounded to A before it multiplies v, its sum is taken before, as in kernels/cpu/attention.cpp.
+// A warp has one query row and head and walks its keys 32 at a time: a lane computes one key's score, the warp the
+// running maximum, and then each lane owns every 32nd element of the values' sum. A row's bits depend on nothing but
+// its own keys. exp(s - running maximum) is rounded to A before it multiplies v, its sum is taken before, as in
+// kernels/cpu/attention.cpp.
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/kernels.h"
 #include "kernels/cuda/device/math.h"
@@ -132,7 +133,8 @@ void generic_paged_attention(const OpContext& ctx, const AttentionArgs& args) {
     with_activation(args.kv.layout.dtype, [&](auto element) {
       using A = decltype(a);
       using Kv = decltype(element);
-      launch_attend<A>(ctx, args.q, PagedKeys<Kv>{kv, group}, args.q.rows(), n_heads, kv.head_dim, args.scale, args.out);
+      launch_attend<A>(ctx, args.q, PagedKeys<Kv>{kv, group}, args.q.rows(), n_heads, kv.head_dim, args.scale,
+                       args.out);
     });
   });
 }

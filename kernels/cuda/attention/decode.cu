@@ -1,0 +1,453 @@
+// Split-KV attention of few rows over long caches: bfloat16, head_dim 128, pages of 128 tokens, up to 8 query heads a
+// kv head.
+//
+// Contract: paged_attention for the rows of spans of at most kDecodeRows rows. Bytes a row: 2 * 256 a key and kv head,
+// read once; 4 * 128 flops a key and query head, 2.5 flops a byte at 5 heads: the limit is memory.
+//
+// The keys of all (row, kv head) pairs are one line of units of 64 keys, cut into as many equal parts as there are
+// blocks: the grid is fixed (recorded graphs), one long sequence is as balanced as 64 of mixed lengths, and each block
+// finds its part from the spans in its prologue. A pair that lies in one part is finished there; the others leave
+// maximum, sum and weighted values of their parts in scratch, and the block that arrives last adds them up in the
+// line's order.
+//
+// Within a block each of 4 warps takes 16 keys of a unit and has a ring of its own (cp.async, 3 stages of 8 KB), so no
+// barrier stands in the loop; loads run ahead across the ends of pairs. Two blocks an SM: 128 KB in flight, against 36
+// KB that an H200's 4.56 TB/s need at 1 us. Matrix instructions are m16n8k16 with the keys (for the values: the
+// elements) as the 16 rows and the query heads as the 8 columns: at 5 heads 62 % of the work is useful, and the 16
+// instructions of 16 keys take about 50 of the 611 cycles that their bytes take on an H100's SM. The other form (heads
+// as rows) would need twice as many.
+//
+// Keys past the row's end are written as zeros by the copy (a freed page's NaN never comes in), and their scores are
+// masked.
+#include "kernels/cuda/attention/choose.h"
+#include "kernels/cuda/attention/kernels.h"
+#include "kernels/cuda/device/math.h"
+#include "kernels/cuda/device/shared.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx/cp_async.h"
+#include "kernels/cuda/ptx/exp2.h"
+#include "kernels/cuda/ptx/ldmatrix.h"
+#include "kernels/cuda/ptx/load.h"
+#include "kernels/cuda/ptx/mma.h"
+#include "kernels/cuda/ptx/movmatrix.h"
+#include "kernels/cuda/ptx/pdl.h"
+
+namespace l4::cuda {
+
+namespace {
+
+constexpr int kHd = int(kFastHeadDim);
+constexpr int kHeads = int(kMaxGroup);
+constexpr int kWarps = 4, kThreads = 32 * kWarps;
+constexpr int kStepKeys = 16, kUnitKeys = kWarps * kStepKeys, kUnitsPerPage = int(kFastPageTokens) / kUnitKeys;
+constexpr int kStages = 3;
+constexpr int kBlocksPerSm = 2;
+constexpr uint32_t kWholeWarp = 0xffffffffu;
+static_assert(kThreads == kHd);  // merging, a thread owns one element of the heads
+
+// How 16 keys and values come to shared memory and from there to a matrix instruction's registers. Another cache format
+// is another such policy.
+struct Bf16Cache {
+  static constexpr int kRowBytes = kHd * 2;
+  static constexpr int kPartBytes = kStepKeys * kRowBytes;  // the keys; the values follow
+  static constexpr int kStageBytes = 2 * kPartBytes;
+
+  // The first n_valid of 16 rows from k and v, the others as zeros. 16-byte chunk c of row r lies at chunk c ^ (r % 8):
+  // eight rows of one column are in eight different groups of banks.
+  __device__ static void load(std::byte* stage, const std::byte* k, const std::byte* v, int n_valid, int lane) {
+#pragma unroll
+    for (int i = 0; i < kStepKeys / 2; ++i) {
+      const int row = 2 * i + lane / 16, chunk = lane % 16;
+      const int from = row * kRowBytes + chunk * 16, to = row * kRowBytes + (chunk ^ (row % 8)) * 16;
+      cp_async_or_zero<16>(stage + to, k + from, row < n_valid);
+      cp_async_or_zero<16>(stage + kPartBytes + to, v + from, row < n_valid);
+    }
+  }
+  // A operand [16 keys, elements 16 i ..].
+  __device__ static void keys(uint32_t (&a)[4], const std::byte* stage, int i, int lane) {
+    const int row = lane % 16, chunk = 2 * i + lane / 16;
+    ldmatrix_x4(a, stage + row * kRowBytes + (chunk ^ (row % 8)) * 16);
+  }
+  // A operand [elements 16 i .., 16 keys].
+  __device__ static void values(uint32_t (&a)[4], const std::byte* stage, int i, int lane) {
+    const int row = lane % 8 + lane / 16 * 8, chunk = 2 * i + lane / 8 % 2;
+    ldmatrix_x4_trans(a, stage + kPartBytes + row * kRowBytes + (chunk ^ (row % 8)) * 16);
+  }
+};
+
+// What a part of a pair's keys comes to, unnormalised; maxima in base 2.
+struct Part {
+  float values[kHeads][kHd], top[kHeads], sum[kHeads];
+};
+
+struct DecodeArgs {
+  PagedKv kv;
+  const bf16* q;       // [T, H, 128]
+  bf16* out;           // [T, H, 128]
+  int32_t group;       // query heads of a kv head
+  float scale;         // times log2(e)
+  Part* parts;         // [2 * blocks]: of a block's first pair, and of its last where that is another one
+  uint32_t* counters;  // [blocks]: of the pair that is cut at a block's end
+};
+
+__device__ inline int32_t units_of(const KvSpan& span) {
+  return (span.past + span.n_rows + kUnitKeys - 1) / kUnitKeys;
+}
+__device__ inline bool is_decoded(const KvSpan& span) {
+  return span.n_rows <= kDecodeRows;
+}
+
+// A place on the line: unit `unit` of kv head `head` of row `row` of span number `index`.
+struct Place {
+  KvSpan span;
+  int32_t index, row, head, unit, n_units;
+
+  __device__ void enter(const PagedKv& kv, int32_t span_index) {
+    index = span_index;
+    span = kv.spans[index];
+    n_units = units_of(span);
+    row = head = unit = 0;
+  }
+  // To the next pair. Must not be called at the line's last.
+  __device__ void next_pair(const PagedKv& kv) {
+    unit = 0;
+    if (++head < kv.n_kv_heads) return;
+    head = 0;
+    if (++row < span.n_rows) return;
+    do {
+      enter(kv, index + 1);
+    } while (!is_decoded(span));
+  }
+};
+
+// The line and this block's part of it.
+struct Line {
+  int64_t n_units, n_parts;  // parts: blocks with work
+  __device__ int64_t begin(int64_t part) const { return n_units * part / n_parts; }
+  __device__ int64_t part_of(int64_t unit) const { return ((unit + 1) * n_parts - 1) / n_units; }
+};
+
+// The line, and the place of this block's first unit (undefined for a block without work). All threads of the block;
+// `shared`: 48 bytes, aligned to 16, free again at the end.
+__device__ Line find_place(const PagedKv& kv, Place& place, void* shared) {
+  int64_t* warp_units = static_cast<int64_t*>(shared);
+  int32_t* found = reinterpret_cast<int32_t*>(warp_units + kWarps);
+  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  const int32_t spans_each = (kv.n_spans + kThreads - 1) / kThreads, first = int32_t(threadIdx.x) * spans_each;
+  const int32_t last = min(first + spans_each, kv.n_spans);
+  auto units = [&](int32_t i) {
+    const KvSpan span = kv.spans[i];
+    return is_decoded(span) ? int64_t(span.n_rows) * kv.n_kv_heads * units_of(span) : 0;
+  };
+  int64_t mine = 0;
+  for (int32_t i = first; i < last; ++i) mine += units(i);
+  int64_t until = mine;  // inclusive prefix sum
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int64_t before = __shfl_up_sync(kWholeWarp, until, offset);
+    if (lane >= offset) until += before;
+  }
+  if (lane == 31) warp_units[warp] = until;
+  __syncthreads();
+  Line line{0, 0};
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    if (w == warp) until += line.n_units;
+    line.n_units += warp_units[w];
+  }
+  line.n_parts = min(int64_t(gridDim.x), line.n_units);
+  if (int64_t(blockIdx.x) >= line.n_parts) return line;
+  int64_t left = line.begin(blockIdx.x) - (until - mine);  // units from this thread's first span
+  if (left >= 0 && left < mine) {
+    int32_t i = first;
+    for (; left >= units(i); ++i) left -= units(i);
+    const int32_t n_units = units_of(kv.spans[i]);
+    const int64_t pair = left / n_units;
+    found[0] = i;
+    found[1] = int32_t(pair / kv.n_kv_heads);
+    found[2] = int32_t(pair % kv.n_kv_heads);
+    found[3] = int32_t(left % n_units);
+  }
+  __syncthreads();
+  place.enter(kv, found[0]);
+  place.row = found[1], place.head = found[2], place.unit = found[3];
+  __syncthreads();
+  return line;
+}
+
+// A warp's running softmax over its keys. As of mma.h: this thread has the columns (heads) 2 t and 2 t + 1.
+struct State {
+  float top[2], sum[2];       // sum: of this thread's keys only
+  float values[kHd / 16][4];  // [elements, heads]
+
+  __device__ void clear() {
+    top[0] = top[1] = -INFINITY;
+    sum[0] = sum[1] = 0;
+#pragma unroll
+    for (int i = 0; i < kHd / 16; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[i][j] = 0;
+  }
+};
+
+__device__ inline uint32_t pack(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// B operands: element 16 i + .. of head g.
+struct Query {
+  uint32_t b[kHd / 16][2];
+  __device__ void load(const bf16* heads, int32_t group, int lane) {
+    const int g = lane / 4, t = lane % 4;
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(heads + g * kHd) + t;
+#pragma unroll
+    for (int i = 0; i < kHd / 16; ++i) {
+      b[i][0] = g < group ? from[8 * i] : 0;
+      b[i][1] = g < group ? from[8 * i + 4] : 0;
+    }
+  }
+};
+
+// 16 keys of which the first n_valid >= 1 count.
+template <class Cache>
+__device__ inline void attend(State& state, const Query& query, const std::byte* stage, int n_valid, float scale,
+                              int lane) {
+  float even[4] = {}, odd[4] = {};
+#pragma unroll
+  for (int i = 0; i < kHd / 16; ++i) {
+    uint32_t a[4];
+    Cache::keys(a, stage, i, lane);
+    mma_m16n8k16(i % 2 ? odd : even, a, query.b[i]);
+  }
+  float s[4];  // keys g (0, 1) and g + 8 (2, 3), heads 2 t (0, 2) and 2 t + 1 (1, 3)
+  const int key = lane / 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) s[i] = key + i / 2 * 8 < n_valid ? (even[i] + odd[i]) * scale : -INFINITY;
+  float next[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    next[i] = fmaxf(s[i], s[i + 2]);
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2)
+      next[i] = fmaxf(next[i], __shfl_xor_sync(kWholeWarp, next[i], offset));
+    next[i] = fmaxf(next[i], state.top[i]);
+  }
+  if (__any_sync(kWholeWarp, next[0] != state.top[0] || next[1] != state.top[1])) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float shrink = exp2_approx(state.top[i] - next[i]);
+      state.top[i] = next[i];
+      state.sum[i] *= shrink;
+#pragma unroll
+      for (int j = 0; j < kHd / 16; ++j) {
+        state.values[j][i] *= shrink;
+        state.values[j][i + 2] *= shrink;
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) s[i] = exp2_approx(s[i] - state.top[i % 2]);
+  state.sum[0] += s[0] + s[2];
+  state.sum[1] += s[1] + s[3];
+  const uint32_t weights[2] = {transpose_8x8(pack(s[0], s[1])), transpose_8x8(pack(s[2], s[3]))};
+#pragma unroll
+  for (int i = 0; i < kHd / 16; ++i) {
+    uint32_t a[4];
+    Cache::values(a, stage, i, lane);
+    mma_m16n8k16(state.values[i], a, weights);
+  }
+}
+
+// Where the warps of a block add up their states, and the last block the parts.
+struct Meeting {
+  static constexpr int kStride = kHd + 4;  // four heads beside each other in different banks
+  float values[kWarps][kHeads][kStride], top[kWarps][kHeads], sum[kWarps][kHeads];
+  bool last;
+};
+template <class Cache>
+constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
+// An SM has 228 KB and keeps 1 KB a block for itself; the kernel has no static shared memory beside this.
+static_assert(kBlocksPerSm * (kSharedBytes<Bf16Cache> + 1024) <= 228 * 1024);
+
+__device__ inline void put(Meeting& meeting, const State& state, int warp, int lane) {
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float sum = state.sum[i];
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(kWholeWarp, sum, offset);
+    if (g == 0) {
+      meeting.top[warp][2 * t + i] = state.top[i];
+      meeting.sum[warp][2 * t + i] = sum;
+    }
+#pragma unroll
+    for (int j = 0; j < kHd / 16; ++j) {
+      meeting.values[warp][2 * t + i][16 * j + g] = state.values[j][i];
+      meeting.values[warp][2 * t + i][16 * j + g + 8] = state.values[j][i + 2];
+    }
+  }
+}
+
+// This thread's element of a head over the warps, with the head's maximum and sum.
+__device__ inline float add_warps(const Meeting& meeting, int head, float& top, float& sum) {
+  top = meeting.top[0][head];
+#pragma unroll
+  for (int w = 1; w < kWarps; ++w) top = fmaxf(top, meeting.top[w][head]);
+  float value = 0;
+  sum = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    const float m = meeting.top[w][head], weight = m == -INFINITY ? 0.0f : exp2_approx(m - top);  // -inf: saw no key
+    sum += weight * meeting.sum[w][head];
+    value += weight * meeting.values[w][head][threadIdx.x];
+  }
+  return value;
+}
+
+// Heads [0, group) of n parts in order, to bf16 out [group, 128]. part(i) says where the i-th is. `weights`: shared
+// memory for n * kHeads floats. All threads.
+template <class PartAt>
+__device__ void combine(int64_t n, const PartAt& part, int32_t group, float* weights, bf16* out) {
+  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  for (int head = warp; head < group; head += kWarps) {
+    float top = -INFINITY, sum = 0;
+    for (int64_t i = lane; i < n; i += 32) top = fmaxf(top, __ldcg(&part(i)->top[head]));
+    top = warp_max(top);
+    for (int64_t i = lane; i < n; i += 32) {
+      const float m = __ldcg(&part(i)->top[head]), weight = m == -INFINITY ? 0.0f : exp2_approx(m - top);
+      weights[i * kHeads + head] = weight;
+      sum += weight * __ldcg(&part(i)->sum[head]);
+    }
+    sum = warp_sum(sum);
+    __syncwarp();
+    for (int64_t i = lane; i < n; i += 32) weights[i * kHeads + head] /= sum;
+  }
+  __syncthreads();
+  float value[kHeads] = {};
+#pragma unroll 4
+  for (int64_t i = 0; i < n; ++i) {
+    const Part* p = part(i);
+#pragma unroll
+    for (int head = 0; head < kHeads; ++head)
+      if (head < group) value[head] += weights[i * kHeads + head] * __ldcg(&p->values[head][threadIdx.x]);
+  }
+#pragma unroll
+  for (int head = 0; head < kHeads; ++head)
+    if (head < group) out[head * kHd + threadIdx.x] = __float2bfloat16_rn(value[head]);
+}
+
+template <class Cache>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode(const __grid_constant__ DecodeArgs args) {
+  const PagedKv& kv = args.kv;
+  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  std::byte* ring = dynamic_shared<std::byte>() + warp * kStages * Cache::kStageBytes;
+  Meeting& meeting = *reinterpret_cast<Meeting*>(dynamic_shared<std::byte>() + kWarps * kStages * Cache::kStageBytes);
+
+  wait_for_predecessor();
+  let_successor_start();
+  Place place;
+  const Line line = find_place(kv, place, &meeting);
+  if (int64_t(blockIdx.x) >= line.n_parts) return;
+  const int64_t begin = line.begin(blockIdx.x), end = line.begin(int64_t(blockIdx.x) + 1);
+
+  // Loads run ahead of the work by kStages - 1 units; one group a unit, empty ones at the end.
+  Place ahead = place;
+  int64_t loaded = begin;
+  auto load_next = [&] {
+    if (loaded < end) {
+      const int64_t page = kv.pages[ahead.span.table + ahead.unit / kUnitsPerPage];
+      const int in_page = ahead.unit % kUnitsPerPage * kUnitKeys + warp * kStepKeys;
+      const int n_keys = ahead.span.past + ahead.row + 1;
+      const std::byte* row =
+          kv.base + page * kv.page_stride + (int64_t(ahead.head) * kFastPageTokens + in_page) * Cache::kRowBytes;
+      Cache::load(ring + (loaded - begin) % kStages * Cache::kStageBytes, row + kv.k_offset, row + kv.v_offset,
+                  n_keys - (ahead.unit * kUnitKeys + warp * kStepKeys), lane);
+      if (++loaded < end && ++ahead.unit == ahead.n_units) ahead.next_pair(kv);
+    }
+    cp_async_commit();
+  };
+  for (int i = 0; i < kStages - 1; ++i) load_next();
+
+  int stage = 0;
+  for (int64_t unit = begin; unit < end;) {
+    // One pair, or this block's part of it: n units.
+    const int64_t pair_begin = unit - place.unit;
+    const int32_t n = int32_t(min(int64_t(place.n_units - place.unit), end - unit));
+    const int32_t n_keys = place.span.past + place.row + 1;
+    const int64_t out_at = (int64_t(place.span.row + place.row) * kv.n_kv_heads + place.head) * args.group * kHd;
+    Query query;
+    query.load(args.q + out_at, args.group, lane);
+    State state;
+    state.clear();
+    for (int32_t i = 0; i < n; ++i) {
+      cp_async_wait<kStages - 2>();
+      __syncwarp();  // every lane's copies are there, and every lane is done with the stage that comes next
+      load_next();
+      const int n_valid = n_keys - ((place.unit + i) * kUnitKeys + warp * kStepKeys);
+      if (n_valid > 0) attend<Cache>(state, query, ring + stage * Cache::kStageBytes, n_valid, args.scale, lane);
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+    }
+    put(meeting, state, warp, lane);
+    __syncthreads();
+
+    if (n == place.n_units) {
+      for (int head = 0; head < args.group; ++head) {
+        float top, sum;
+        const float value = add_warps(meeting, head, top, sum);
+        args.out[out_at + head * kHd + threadIdx.x] = __float2bfloat16_rn(value / sum);
+      }
+    } else {
+      Part& part = args.parts[2 * blockIdx.x + (unit == begin ? 0 : 1)];
+      for (int head = 0; head < args.group; ++head) {
+        float top, sum;
+        part.values[head][threadIdx.x] = add_warps(meeting, head, top, sum);
+        if (threadIdx.x == 0) part.top[head] = top, part.sum[head] = sum;
+      }
+      const int64_t first_block = line.part_of(pair_begin), last_block = line.part_of(pair_begin + place.n_units - 1);
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        const uint32_t before = fetch_add_gpu(&args.counters[first_block], 1);
+        meeting.last = before == uint32_t(last_block - first_block);
+        if (meeting.last) args.counters[first_block] = 0;
+      }
+      __syncthreads();
+      if (meeting.last) {
+        const bool first_is_whole = line.begin(first_block) == pair_begin;
+        const Part* parts = args.parts;
+        combine(
+            last_block - first_block + 1,
+            [&](int64_t i) { return parts + 2 * (first_block + i) + (i == 0 && !first_is_whole); }, args.group,
+            &meeting.values[0][0][0], args.out + out_at);
+      }
+    }
+    __syncthreads();  // the meeting may begin again
+    unit += n;
+    if (unit < end) place.next_pair(kv);
+  }
+  cp_async_wait<0>();  // only empty groups
+}
+
+}  // namespace
+
+void decode_attention(const OpContext& ctx, const AttentionArgs& args, bool run) {
+  Scratch scratch(ctx.work);
+  const int64_t n_blocks = int64_t(kBlocksPerSm) * ctx.gpu.n_sms;
+  Part* parts = scratch.take_array<Part>(2 * n_blocks);
+  if (!run || ctx.measuring()) return;
+
+  L4_CHECK(n_blocks <= Gpu::kCounters &&
+           n_blocks * kHeads * int64_t(sizeof(float)) <= int64_t(sizeof(Meeting::values)));
+  const PagedKv kv = paged_kv(args.kv, ctx.gpu.step.of(args.kv.kind));
+  launch({.grid = dim3(unsigned(n_blocks)),
+          .block = kThreads,
+          .shared_bytes = kSharedBytes<Bf16Cache>,
+          .stream = ctx.gpu.stream,
+          .programmatic = true},
+         decode<Bf16Cache>,
+         DecodeArgs{kv, data<bf16>(args.q), data<bf16>(args.out), int32_t(args.q.shape[1] / kv.n_kv_heads),
+                    args.scale * 1.44269504088896341f, parts, ctx.gpu.counters});
+}
+
+}  // namespace l4::cuda

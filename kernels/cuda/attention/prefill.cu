@@ -1,0 +1,403 @@
+// Attention of long spans over paged keys on Hopper's warpgroup matrix instructions: bfloat16, head_dim 128, pages of
+// 128.
+//
+// Contract: paged_attention for the spans of more than kDecodeRows rows. Flops: 4 * 128 a (query head, key seen); a
+// span of 8192 rows and 40 heads without a past: 0.69 TFLOP. The tile on the diagonal is computed whole: 1.5 % more at
+// 8192.
+//
+// After FlashAttention-3 (Shah et al. 2024). A block is persistent and takes tiles of 128 query rows of one head, those
+// with the most keys first. One warp feeds: the page table says which box of 128 keys comes next, the copy engine
+// brings it swizzled (a page and kv head is one box: K and V each a ring of two). Two warpgroups of 64 rows each
+// compute: the product with the next keys is issued before the softmax of these, and named barriers let one warpgroup's
+// softmax run under the other's products. The weights stay in registers as the second product's first operand; the
+// values are its second one as they lie, elements contiguous. Registers: 240 a computing thread (64 sums, 64 scores, 32
+// packed weights), 24 a feeding one.
+//
+// Keys of the last page past the span's end may be anything, NaN too. Their scores are replaced by -infinity (selected,
+// not added), so their weights are 0; and as 0 * NaN is NaN, the values' rows past the end are zeroed in shared memory
+// before the product. Both warpgroups write these zeros, each for itself: no barrier between them. Rows of q past the
+// span's end are other rows of the step or zeros, and are not stored.
+#include "kernels/cuda/attention/choose.h"
+#include "kernels/cuda/attention/kernels.h"
+#include "kernels/cuda/device/math.h"
+#include "kernels/cuda/device/shared.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx/barrier.h"
+#include "kernels/cuda/ptx/exp2.h"
+#include "kernels/cuda/ptx/mbarrier.h"
+#include "kernels/cuda/ptx/setmaxnreg.h"
+#include "kernels/cuda/ptx/tma.h"
+#include "kernels/cuda/ptx/wgmma.h"
+#include "kernels/cuda/tensor_map.h"
+
+namespace l4::cuda {
+
+namespace {
+
+constexpr int kHd = int(kFastHeadDim), kKeys = int(kFastPageTokens);
+constexpr int kConsumers = 2, kRowsEach = 64, kRows = kConsumers * kRowsEach;
+constexpr int kThreads = 128 * (1 + kConsumers);  // the first warpgroup feeds
+constexpr int kStages = 2;
+constexpr int kHalfBytes = 128 * 64 * 2;    // 128 rows of 64 elements: 128 bytes, the widest swizzle
+constexpr int kTileBytes = 2 * kHalfBytes;  // of q, of k, of v
+static_assert(kHd == 128 && kKeys == 128 && kRows == 128);
+
+// 128 query rows of a span, from `first` on.
+struct QueryTile {
+  int32_t span, first;
+};
+
+struct PrefillArgs {
+  PagedKv kv;
+  const QueryTile* tiles;  // [n_tiles], the most keys first
+  int32_t n_tiles, n_heads, group;
+  float scale;  // times log2(e)
+  bf16* out;    // [T, H, 128]
+};
+
+struct Shared {
+  alignas(1024) std::byte q[kTileBytes];  // [half][row][64], swizzled
+  alignas(1024) std::byte k[kStages][kTileBytes];
+  alignas(1024) std::byte v[kStages][kTileBytes];
+  Mbarrier q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+};
+
+// Named barriers.
+enum : int { kTurn = 1 /* + warpgroup */, kZeroed = 1 + kConsumers /* + warpgroup */ };
+
+// ---- the order of tiles ---------------------------------------------------------------------------------------------
+
+__host__ __device__ inline bool is_prefilled(const KvSpan& span) {
+  return span.n_rows > kDecodeRows;
+}
+__host__ __device__ inline int32_t tiles_of(const KvSpan& span) {
+  return is_prefilled(span) ? (span.n_rows + kRows - 1) / kRows : 0;
+}
+// Key tiles that the query tile `tile` of a span sees.
+__device__ inline int32_t key_tiles(const KvSpan& span, int32_t tile) {
+  return (span.past + min((tile + 1) * kRows, span.n_rows) + kKeys - 1) / kKeys;
+}
+// How many of a span's tiles see at least n key tiles. All but the last tile see one more than the one before.
+__device__ inline int32_t tiles_with(const KvSpan& span, int32_t n) {
+  const int32_t n_tiles = tiles_of(span);
+  if (n_tiles == 0) return 0;
+  const int32_t below = min(max(n - key_tiles(span, 0), 0), n_tiles - 1);  // of all but the last
+  return n_tiles - 1 - below + (key_tiles(span, n_tiles - 1) >= n);
+}
+
+// Block i ranks the tiles of span i among all: by key tiles, then by span, then by tile.
+__global__ void order_tiles(PagedKv kv, QueryTile* tiles) {
+  const KvSpan span = kv.spans[blockIdx.x];
+  const int32_t n_tiles = tiles_of(span);
+  for (int32_t tile = int32_t(threadIdx.x); tile < n_tiles; tile += int32_t(blockDim.x)) {
+    const int32_t n = key_tiles(span, tile);
+    int32_t rank = 0;
+    for (int32_t i = 0; i < kv.n_spans; ++i) rank += tiles_with(kv.spans[i], i < int32_t(blockIdx.x) ? n : n + 1);
+    // Of the same span only the last tile can see as many as the one before it.
+    if (tile > 0 && key_tiles(span, tile - 1) == n) ++rank;
+    tiles[rank] = {int32_t(blockIdx.x), tile * kRows};
+  }
+}
+
+// ---- the loop over a block's work -----------------------------------------------------------------------------------
+
+// One tile of queries and a head.
+struct Work {
+  KvSpan span;
+  int32_t first, head, n_key_tiles;
+  __device__ int32_t end() const { return span.past + span.n_rows; }  // of the span's keys
+};
+
+// Calls body(work) for each of this block's pairs of tile and head: from the longest to the shortest, every second
+// round of blocks backwards, so that each block gets about the same.
+template <class Body>
+__device__ void for_each_work(const PrefillArgs& args, const Body& body) {
+  const int32_t n_items = args.n_tiles * args.n_heads, n_blocks = int32_t(gridDim.x), block = int32_t(blockIdx.x);
+  for (int32_t round = 0;; ++round) {
+    const int32_t item = round * n_blocks + (round % 2 ? n_blocks - 1 - block : block);
+    if (item >= n_items) return;
+    const QueryTile tile = args.tiles[item / args.n_heads];
+    Work work{args.kv.spans[tile.span], tile.first, item % args.n_heads, 0};
+    work.n_key_tiles = key_tiles(work.span, tile.first / kRows);
+    body(work);
+  }
+}
+
+// A place in a ring of kStages.
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;  // of the phase in which it is filled
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+// ---- the feeding thread ---------------------------------------------------------------------------------------------
+
+__device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const CUtensorMap* k_map,
+                     const CUtensorMap* v_map, Shared& shared) {
+  Turn k, v;
+  uint32_t q_parity = 0;
+  for_each_work(args, [&](const Work& work) {
+    const int32_t* pages = args.kv.pages + work.span.table;
+    const int32_t kv_row = work.head / args.group * kKeys;
+    auto load_k = [&](int32_t page) {
+      mbarrier_wait(&shared.k_empty[k.stage], k.parity ^ 1);
+      mbarrier_arrive_expect_tx(&shared.k_full[k.stage], kTileBytes);
+      tensor_load(shared.k[k.stage], k_map, &shared.k_full[k.stage], 0, kv_row, 0, page);
+      k.next();
+    };
+    auto load_v = [&](int32_t page) {
+      mbarrier_wait(&shared.v_empty[v.stage], v.parity ^ 1);
+      mbarrier_arrive_expect_tx(&shared.v_full[v.stage], kTileBytes);
+      tensor_load(shared.v[v.stage], v_map, &shared.v_full[v.stage], 0, kv_row, 0, page);
+      v.next();
+    };
+    int32_t page = pages[work.n_key_tiles - 1];
+    load_k(page);
+    mbarrier_wait(&shared.q_empty, q_parity ^ 1);
+    mbarrier_arrive_expect_tx(&shared.q_full, kTileBytes);
+    tensor_load(shared.q, q_map, &shared.q_full, 0, work.span.row + work.first, 0, work.head);
+    q_parity ^= 1;
+    for (int32_t n = work.n_key_tiles - 2; n >= 0; --n) {
+      const int32_t before = page;
+      page = pages[n];
+      load_k(page);
+      load_v(before);
+    }
+    load_v(page);
+  });
+}
+
+// ---- a computing warpgroup ------------------------------------------------------------------------------------------
+
+// Scores s [64, 128] = q k^T, one group.
+__device__ inline void issue_scores(float (&s)[64], const std::byte* q, const std::byte* k) {
+  wgmma_fence();
+#pragma unroll
+  for (int i = 0; i < kHd / 16; ++i) {
+    const int at = i / 4 * kHalfBytes + i % 4 * 32;
+    wgmma<128>(s, matrix_descriptor(q + at, Swizzle::bytes128, 16, 1024),
+               matrix_descriptor(k + at, Swizzle::bytes128, 16, 1024), i > 0);
+  }
+  wgmma_commit();
+}
+
+// o [64, 128] (+)= p v, one group.
+__device__ inline void issue_values(float (&o)[64], const uint32_t (&p)[8][4], const std::byte* v, bool accumulate) {
+  wgmma_fence();
+#pragma unroll
+  for (int i = 0; i < kKeys / 16; ++i)
+    wgmma<128, Major::mn>(o, p[i], matrix_descriptor(v + i * 2048, Swizzle::bytes128, kHalfBytes, 1024),
+                          i > 0 || accumulate);
+  wgmma_commit();
+}
+
+// Running softmax of this thread's two rows, g and g + 8 of its warp's 16; its columns are 8 j + 2 t and the next one.
+struct Softmax {
+  float top[2], sum[2];  // sum: of this thread's columns
+
+  // s to weights; `shrink`: by what earlier sums are to be multiplied. kMasked: the row may have no key yet.
+  template <bool kFirst, bool kMasked>
+  __device__ void update(float (&s)[64], float scale, float (&shrink)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float next = s[2 * r];
+#pragma unroll
+      for (int j = 0; j < 16; ++j) next = fmaxf(next, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+      next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, 1));
+      next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, 2));
+      if constexpr (!kFirst) next = fmaxf(next, top[r]);
+      const float shift = kMasked && next == -INFINITY ? 0.0f : next * scale;
+      if constexpr (!kFirst) shrink[r] = exp2_approx(top[r] * scale - shift);
+      top[r] = next;
+      float total = 0;
+#pragma unroll
+      for (int j = 0; j < 16; ++j)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& w = s[4 * j + 2 * r + c];
+          w = exp2_approx(w * scale - shift);
+          total += w;
+        }
+      sum[r] = kFirst ? total : sum[r] * shrink[r] + total;
+    }
+  }
+};
+
+__device__ inline void pack_weights(uint32_t (&p)[8][4], const float (&s)[64]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
+      p[i][j] = *reinterpret_cast<const uint32_t*>(&pair);
+    }
+}
+
+// The scores of keys from `limit` (of this thread's first row; one more in each row after it) on count for nothing.
+__device__ inline void mask(float (&s)[64], int32_t limit, int lane) {
+#pragma unroll
+  for (int i = 0; i < 64; ++i)
+    if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= limit + i / 2 % 2 * 8) s[i] = -INFINITY;
+}
+
+// Rows from `begin` on of a tile [half][128][64] become zero, before this warpgroup's next product reads them.
+__device__ inline void zero_rows(std::byte* tile, int32_t begin, int warpgroup, int thread) {
+  for (int32_t i = thread; i < (kKeys - begin) * 16; i += 128)
+    *reinterpret_cast<uint4*>(tile + i % 2 * kHalfBytes + (begin + i / 16) * 128 + i / 2 % 8 * 16) =
+        make_uint4(0, 0, 0, 0);
+  fence_proxy_async();
+  barrier_sync(kZeroed + warpgroup, 128);
+}
+
+__device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) {
+  const int thread = int(threadIdx.x) % 128, lane = thread % 32, warp = thread / 32;
+  const int own_row = warpgroup * kRowsEach + warp * 16 + lane / 4;  // of the tile; and + 8
+  const std::byte* q = shared.q + warpgroup * kRowsEach * 128;
+  auto release = [&](Mbarrier& barrier) {
+    if (lane == 0) mbarrier_arrive(&barrier);
+  };
+  // Products are issued in turns: warpgroup 0, warpgroup 1, 0, ...
+  auto wait_for_turn = [&] { barrier_sync(kTurn + warpgroup, 256); };
+  auto give_turn = [&] { barrier_arrive(kTurn + 1 - warpgroup, 256); };
+  if (warpgroup == 1) give_turn();
+
+  Turn k, v;
+  uint32_t q_parity = 0;
+  for_each_work(args, [&](const Work& work) {
+    const int32_t seen = work.span.past + work.first + 1;  // keys of the tile's first row
+    const int32_t seen_by_all = seen + warpgroup * kRowsEach;
+    const int32_t limit = seen + own_row;
+    const int32_t last = work.n_key_tiles - 1;
+    float s[64], o[64], shrink[2];
+    uint32_t p[8][4];
+    Softmax softmax;
+
+    mbarrier_wait(&shared.q_full, q_parity);
+    q_parity ^= 1;
+    mbarrier_wait(&shared.k_full[k.stage], k.parity);
+    issue_scores(s, q, shared.k[k.stage]);
+    wgmma_wait<0>();
+    wgmma_hold(s);
+    release(shared.k_empty[k.stage]);
+    k.next();
+    mask(s, limit - last * kKeys, lane);
+    softmax.update<true, true>(s, args.scale, shrink);
+    pack_weights(p, s);
+
+    // Weights of tile n + 1 are in p, its values not yet added.
+    auto step = [&](int32_t n, auto masked) {
+      mbarrier_wait(&shared.k_full[k.stage], k.parity);
+      wait_for_turn();
+      issue_scores(s, q, shared.k[k.stage]);
+      mbarrier_wait(&shared.v_full[v.stage], v.parity);
+      if (n + 1 == last && work.end() < work.n_key_tiles * kKeys)
+        zero_rows(shared.v[v.stage], work.end() - last * kKeys, warpgroup, thread);
+      issue_values(o, p, shared.v[v.stage], n + 1 < last);
+      give_turn();
+      wgmma_wait<1>();
+      wgmma_hold(s);
+      release(shared.k_empty[k.stage]);
+      k.next();
+      if constexpr (masked) mask(s, limit - n * kKeys, lane);
+      softmax.update<false, masked>(s, args.scale, shrink);
+      wgmma_wait<0>();
+      wgmma_hold(o);
+      release(shared.v_empty[v.stage]);
+      v.next();
+#pragma unroll
+      for (int i = 0; i < 64; ++i) o[i] *= shrink[i / 2 % 2];
+      pack_weights(p, s);
+    };
+    int32_t n = last - 1;
+    for (; n >= 0 && (n + 1) * kKeys > seen_by_all; --n) step(n, std::true_type());
+    for (; n >= 0; --n) step(n, std::false_type());
+
+    release(shared.q_empty);
+    mbarrier_wait(&shared.v_full[v.stage], v.parity);
+    if (last == 0 && work.end() < kKeys) zero_rows(shared.v[v.stage], work.end(), warpgroup, thread);
+    issue_values(o, p, shared.v[v.stage], last > 0);
+    wgmma_wait<0>();
+    wgmma_hold(o);
+    release(shared.v_empty[v.stage]);
+    v.next();
+
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float sum = softmax.sum[r];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      const int32_t row = work.first + own_row + 8 * r;
+      if (row >= work.span.n_rows) continue;
+      const float factor = 1 / sum;
+      bf16* to = args.out + ((int64_t(work.span.row) + row) * args.n_heads + work.head) * kHd + lane % 4 * 2;
+#pragma unroll
+      for (int j = 0; j < 16; ++j)
+        *reinterpret_cast<__nv_bfloat162*>(to + 8 * j) =
+            __floats2bfloat162_rn(o[4 * j + 2 * r] * factor, o[4 * j + 2 * r + 1] * factor);
+    }
+  });
+  if (warpgroup == 0) wait_for_turn();  // the last one given: nothing is left in the barrier
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    prefill(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
+            const __grid_constant__ CUtensorMap v_map, const __grid_constant__ PrefillArgs args) {
+  Shared& shared = *dynamic_shared<Shared>();
+  if (threadIdx.x == 0) {
+    mbarrier_init(&shared.q_full, 1);
+    mbarrier_init(&shared.q_empty, 4 * kConsumers);
+    for (int i = 0; i < kStages; ++i) {
+      mbarrier_init(&shared.k_full[i], 1);
+      mbarrier_init(&shared.v_full[i], 1);
+      mbarrier_init(&shared.k_empty[i], 4 * kConsumers);
+      mbarrier_init(&shared.v_empty[i], 4 * kConsumers);
+    }
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  const int warpgroup = int(threadIdx.x) / 128;
+  if (warpgroup == 0) {
+    give_registers<24>();
+    if (threadIdx.x == 0) feed(args, &q_map, &k_map, &v_map, shared);
+  } else {
+    take_registers<240>();
+    compute(args, shared, warpgroup - 1);
+  }
+}
+
+}  // namespace
+
+void prefill_attention(const OpContext& ctx, const AttentionArgs& args, bool run) {
+  Scratch scratch(ctx.work);
+  QueryTile* tiles = scratch.take_array<QueryTile>(args.q.rows());
+  if (!run || ctx.measuring()) return;
+
+  const PagedKv kv = paged_kv(args.kv, ctx.gpu.step.of(args.kv.kind));
+  const int64_t n_heads = args.q.shape[1];
+  int64_t n_tiles = 0;
+  for (const KvSpan& span : args.step->of(args.kv.kind).spans) n_tiles += tiles_of(span);
+  launch({.grid = dim3(unsigned(kv.n_spans)), .block = 128, .stream = ctx.gpu.stream}, order_tiles, kv, tiles);
+
+  // q [T, H, 128] as {64, T, halves, H}: a box is [half][128 rows][64].
+  const int64_t row_bytes = n_heads * kHd * 2;
+  const CUtensorMap q_map = tensor_map(args.q.data, DType::bf16, {{64, args.q.rows(), 2, n_heads}},
+                                       {{row_bytes, 128, kHd * 2}}, {{64, kRows, 2, 1}}, Swizzle::bytes128);
+  // A layer's K (or V) as {64, heads * 128 keys, halves, pages}. How many pages there are is not known here and does
+  // not matter: only boxes of pages in the tables are fetched.
+  constexpr int64_t kManyPages = int64_t(1) << 20;
+  auto cache_map = [&](int64_t offset) {
+    return tensor_map(kv.base + offset, DType::bf16, {{64, int64_t(kv.n_kv_heads) * kKeys, 2, kManyPages}},
+                      {{kHd * 2, 128, kv.page_stride}}, {{64, kKeys, 2, 1}}, Swizzle::bytes128);
+  };
+  launch({.grid = dim3(unsigned(std::min<int64_t>(ctx.gpu.n_sms, n_tiles * n_heads))),
+          .block = kThreads,
+          .shared_bytes = sizeof(Shared),
+          .stream = ctx.gpu.stream},
+         prefill, q_map, cache_map(kv.k_offset), cache_map(kv.v_offset),
+         PrefillArgs{kv, tiles, int32_t(n_tiles), int32_t(n_heads), int32_t(n_heads / kv.n_kv_heads),
+                     args.scale * 1.44269504088896341f, data<bf16>(args.out)});
+}
+
+}  // namespace l4::cuda
