@@ -74,7 +74,7 @@ struct Worker {
   Arena work;
   View logits;  // of the step just run; last stage
 
-  Rank rank(const TraceSink* trace) { return {*backend, *tp, *world, shard, work, trace}; }
+  Rank rank(const Trace* trace) { return {*backend, *tp, *world, shard, work, trace}; }
 };
 
 }  // namespace
@@ -83,7 +83,7 @@ struct Executor::Impl {
   ModelConfig config;
   ExecutorOptions options;
   std::vector<Worker> workers;
-  TraceSink trace;
+  Trace trace;
 
   // Worker threads wait here for a job, which every one of them runs once.
   std::mutex mutex;
@@ -298,8 +298,8 @@ int64_t Executor::page_tokens() const {
   return kv_page_tokens(impl_->config.text);
 }
 
-void Executor::set_trace(TraceSink sink) {
-  impl_->trace = std::move(sink);
+void Executor::set_trace(TraceSink sink, std::string suffix) {
+  impl_->trace = {std::move(sink), std::move(suffix)};
 }
 
 std::string Executor::device_name() const {

@@ -47,8 +47,8 @@ class Executor : public StepRunner {
   void encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) override;
   int64_t page_tokens() const override;
 
-  // Activations of the following steps by name, from the first rank of each stage; an empty function: off.
-  void set_trace(TraceSink sink);
+  // Activations of the following steps whose names end so, from the first rank of each stage; an empty function: off.
+  void set_trace(TraceSink sink, std::string suffix = "");
 
   std::string device_name() const;
   // Of the step that step() just ran: the longest of the ranks' Backend::step_seconds().

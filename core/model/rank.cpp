@@ -18,7 +18,7 @@ void Rank::trace_view(const std::string& name, const View& view) const {
     backend.download(raw.data(), view);
     for (size_t i = 0; i < raw.size(); ++i) values[i] = to_float(raw[i]);
   }
-  (*trace)(name, values, view.shape);
+  trace->sink(name, values, view.shape);
 }
 
 }  // namespace l4

@@ -13,6 +13,10 @@ namespace l4 {
 
 // Takes a named activation to the host as float32. For comparing with the reference, not for speed.
 using TraceSink = std::function<void(const std::string& name, const std::vector<float>& values, const Shape& shape)>;
+struct Trace {
+  TraceSink sink;
+  std::string suffix;  // of the names that are wanted
+};
 
 struct Rank {
   Backend& backend;
@@ -20,10 +24,10 @@ struct Rank {
   Comm& world;  // all ranks: pipeline stages send and receive here
   const ShardPlan& shard;
   Arena& work;  // activations of the step; the caller resets it
-  const TraceSink* trace = nullptr;
+  const Trace* trace = nullptr;
 
   void note(const std::string& name, const View& view) const {
-    if (trace && *trace && !work.measuring()) trace_view(name, view);
+    if (trace && trace->sink && !work.measuring() && name.ends_with(trace->suffix)) trace_view(name, view);
   }
   // Pipeline seam: the residual stream from and to the neighbour stage's rank with the same tp_rank.
   void recv_previous(const View& x) const {

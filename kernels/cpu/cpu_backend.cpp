@@ -111,7 +111,8 @@ void linear_experts(const OpContext& ctx, Scratch& scratch, const ExpertGroups& 
   };
   LinearJob* jobs = scratch.take_array<LinearJob>(1 + groups.n_experts);
   if (ctx.measuring()) {
-    LinearJob all[] = {first, job_of(0, 0, n_slots)};
+    std::vector<LinearJob> all{first};
+    for (int64_t e = 0; e < groups.n_experts; ++e) all.push_back(job_of(e, 0, e == 0 ? n_slots : 0));
     cpu::linear(ctx, all);
     return;
   }

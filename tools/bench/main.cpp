@@ -1,6 +1,109 @@
-#include "tools/common/not_built.h"
+// l4-bench: the word after the name says what is measured; without one, llama-bench's table.
+#include <string_view>
+
+#include "tools/bench/lists.h"
+#include "tools/bench/modes.h"
+#include "tools/common/model_flags.h"
+#include "tools/common/signals.h"
 #include "tools/entry.h"
 
+namespace {
+
+using l4::tools::Flags;
+using namespace l4::bench;
+
+void add_repeat_flags(Flags& flags, CommonOptions& o, const char* help) {
+  flags.number<int64_t>("-r,--repetitions", "N", help, &o.repeats, 1, 10000);
+  flags.toggle("--warmup,!--no-warmup", "steps before that are not timed, and look at the experts hit (default on)",
+               &o.warmup);
+}
+
+// Parses, then runs; an exit status.
+template <class Options>
+int parse_and_run(Flags& flags, Options& o, void (*run)(const Options&), int argc, char** argv) {
+  add_common_flags(flags, o.common);
+  l4::tools::add_log_flags(flags);
+  if (const std::optional<int> status = flags.parse(argc, argv)) return *status;
+  if (o.common.synthetic.n_layers && !o.common.synthetic.on)
+    l4::fail(l4::ErrorKind::usage, "--layers: only a synthetic model can be cut; add --synthetic");
+  if (o.common.models.empty()) o.common.models.emplace_back();
+  l4::tools::install_signal_handlers();
+  const l4::tools::EndAtInterrupt end_at_interrupt;
+  run(o);
+  return 0;
+}
+
+int table_main(int argc, char** argv) {
+  TableOptions o;
+  Flags flags("l4-bench", "Measures speed, and how close it is to what the device allows.");
+  flags.usage(
+      "l4-bench [-m DIR ...] [-p N,...] [-n N,...] [-pg P,N] [-d N,...]\n"
+      "l4-bench decode|prefill|latency [FLAGS]   (l4-bench decode --help says more)");
+  flags.examples(
+      "l4-bench -m Llama-4-Scout-17B-16E-Instruct -p 512,8K -n 128 -d 0,32K\n"
+      "l4-bench -m scout --synthetic --layers 16 -o jsonl > results.jsonl\n"
+      "l4-bench decode -m DIR --batch 1,8,32 --context 1K,8K");
+  flags.group("What is measured");
+  add_list_flag(flags, "-p,--n-prompt", "tokens of a prompt that is read (default 512); 0: none", 0, kMostTokens,
+                &o.prompts);
+  add_list_flag(flags, "-n,--n-gen", "tokens decoded one by one (default 128); 0: none", 0, kMostTokens, &o.answers);
+  flags.list("-pg,--prompt-gen", "P,N", "a prompt and then an answer; may be repeated",
+             [&o](const std::string& text) { o.pairs.push_back(parse_pair(text, kMostTokens)); });
+  add_list_flag(flags, "-d,--n-depth", "tokens that are in the KV cache before (default 0)", 0, kMostTokens, &o.depths);
+  add_list_flag(flags, "-b,--batch-size", "rows of the largest step of a prompt (default 512 on the CPU, 8192 on GPUs)",
+                1, 1 << 20, &o.batches);
+  add_repeat_flags(flags, o.common, "how often each test is run (default 5)");
+  return parse_and_run(flags, o, run_table, argc, argv);
+}
+
+constexpr int64_t kMostSequences = 4096;
+
+int decode_main(int argc, char** argv) {
+  DecodeOptions o;
+  Flags flags("l4-bench decode", "Times single steps of several sequences whose contexts grow.");
+  flags.usage("l4-bench decode [-m DIR] [--batch N,...] [--context N,...] [-n N]");
+  flags.group("What is measured");
+  add_list_flag(flags, "--batch,-np,--parallel", "sequences decoded together (default 1)", 1, kMostSequences,
+                &o.batches);
+  add_list_flag(flags, "--context", "tokens in the KV cache before the first step (default 1K)", 1, kMostTokens,
+                &o.contexts);
+  flags.size("-n,--n-gen", "steps, each one sample (default 200)", &o.n_steps, 1);
+  add_repeat_flags(flags, o.common, "not used: each step is a sample");
+  return parse_and_run(flags, o, run_decode, argc, argv);
+}
+
+int prefill_main(int argc, char** argv) {
+  PrefillOptions o;
+  Flags flags("l4-bench prefill", "Times whole prompts up to the choice of the first token.");
+  flags.usage("l4-bench prefill [-m DIR] [-p N,...] [-b N,...]");
+  flags.group("What is measured");
+  add_list_flag(flags, "-p,--n-prompt", "tokens of the prompt (default 512,8K)", 1, kMostTokens, &o.prompts);
+  add_list_flag(flags, "-b,--batch-size", "rows of the largest step (default 512 on the CPU, 8192 on GPUs)", 1, 1 << 20,
+                &o.step_rows);
+  add_repeat_flags(flags, o.common, "how often each prompt is read (default 3)");
+  return parse_and_run(flags, o, run_prefill, argc, argv);
+}
+
+int latency_main(int argc, char** argv) {
+  LatencyOptions o;
+  Flags flags("l4-bench latency", "Times prompts that come at once: each one's first token, then each further token.");
+  flags.usage("l4-bench latency [-m DIR] [--batch N,...] [-p N,...] [-n N]");
+  flags.group("What is measured");
+  add_list_flag(flags, "--batch,-np,--parallel", "prompts at once (default 1)", 1, kMostSequences, &o.batches);
+  add_list_flag(flags, "-p,--n-prompt", "tokens of each prompt (default 1K)", 1, kMostTokens, &o.prompts);
+  flags.size("-n,--n-gen", "tokens of each answer (default 128)", &o.n_gen, 2);
+  add_repeat_flags(flags, o.common, "how often all of it is run (default 3)");
+  return parse_and_run(flags, o, run_latency, argc, argv);
+}
+
+}  // namespace
+
 int l4_bench_main(int argc, char** argv) {
-  return l4::tools::not_built("l4-bench", argc, argv);
+  const std::string_view word = argc > 1 ? argv[1] : "";
+  if (word == "decode") return decode_main(argc - 1, argv + 1);
+  if (word == "prefill") return prefill_main(argc - 1, argv + 1);
+  if (word == "latency") return latency_main(argc - 1, argv + 1);
+  if (!word.empty() && word[0] != '-')
+    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word), "; expected decode, prefill, latency or flags");
+  return table_main(argc, argv);
 }

@@ -1,0 +1,231 @@
+// l4-bench as people start it, and its parts.
+#include "tools/bench/lists.h"
+#include "tools/bench/session.h"
+#include "tools/bench/statistics.h"
+#include "tools/run_tool.h"
+
+using namespace l4::test;
+using l4::Json;
+
+namespace {
+
+Result bench(const std::vector<std::string>& words) {
+  return run(tool("l4-bench", words));
+}
+
+// The objects of its JSON lines.
+std::vector<Json> results_of(const std::vector<std::string>& words) {
+  const Result r = bench(words + std::vector<std::string>{"-o", "jsonl"});
+  REQUIRE_MESSAGE(r.status == 0, r.err);
+  CHECK(r.err == "");
+  std::vector<Json> out;
+  for (const std::string& line : l4::split(r.out, '\n'))
+    if (!line.empty()) out.push_back(l4::parse_json(line, "a line"));
+  return out;
+}
+
+double number(const Json& object, const char* field) {
+  const Json* value = object.find(field);
+  REQUIRE_MESSAGE(value, std::string(field));
+  return value->as_number();
+}
+
+std::string text(const Json& object, const char* field) {
+  const Json* value = object.find(field);
+  REQUIRE_MESSAGE(value, std::string(field));
+  return value->as_string();
+}
+
+const std::vector<std::string> kTiny = {"-m", "tiny", "--synthetic"};
+
+}  // namespace
+
+// ---- its parts ------------------------------------------------------------------------------------------------------
+
+TEST_CASE("bench: lists of numbers") {
+  using l4::bench::parse_numbers;
+  using List = std::vector<int64_t>;
+  CHECK(parse_numbers("512", 0, 1 << 20) == List{512});
+  CHECK(parse_numbers("1K, 8K,0", 0, 1 << 20) == List{1024, 8192, 0});
+  CHECK(parse_numbers("0-64+16", 0, 100) == List{0, 16, 32, 48, 64});
+  CHECK(parse_numbers("128-1024*2,7", 0, 2048) == List{128, 256, 512, 1024, 7});
+  CHECK(parse_numbers("3-5", 0, 10) == List{3, 4, 5});
+  CHECK(parse_numbers("4-2048*2", 1, 2048).size() == 10);  // the next one would be out of range
+  for (const char* bad : {"", "x", "-1", "101", "5-3", "0-100*2", "1-10+0", "1-10*1", "1-", "-", "1,,2", "1-5-9",
+                          "99999999999999999999", "1.5.5"}) {
+    CAPTURE(std::string(bad));
+    CHECK(error_of([&] { parse_numbers(bad, 0, 100); }).find("expected numbers from 0 to 100") == 0);
+  }
+  CHECK(error_of([&] { parse_numbers("0-1000000", 0, 1 << 20); }) == "more than 1000 numbers");
+  CHECK(l4::bench::parse_pair("512,0", 1000) == std::pair<int64_t, int64_t>{512, 0});
+  for (const char* bad : {"0,0", "5", "1,2,3", "-1,5", "1001,1", ""})
+    CHECK(error_of([&] { l4::bench::parse_pair(bad, 1000); }).find("expected a prompt and an answer") == 0);
+}
+
+TEST_CASE("bench: statistics") {
+  using namespace l4::bench;
+  const std::vector<double> x = {2, 4, 4, 4, 5, 5, 7, 9};
+  CHECK(mean(x) == 5);
+  CHECK(standard_deviation(x) == doctest::Approx(std::sqrt(32.0 / 7)));
+  CHECK(median(x) == 4.5);
+  CHECK(percentile(x, 0) == 2);
+  CHECK(percentile(x, 1) == 9);
+  CHECK(percentile({1, 2, 3}, 0.75) == 2.5);
+  CHECK(standard_deviation({3}) == 0);
+  CHECK(median({}) == 0);
+}
+
+TEST_CASE("bench: sequences of one context are copies at addresses of their own") {
+  l4::bench::SyntheticOptions synthetic;
+  synthetic.on = true;
+  const l4::bench::BenchModel model("tiny", synthetic);
+  l4::bench::SessionOptions o;
+  o.executor.dtype = l4::DType::f32;
+  o.batch_tokens = 300;
+  o.max_sequences = 3, o.most_live = 4;
+  o.max_context = 1100, o.total_context = 4400;  // two chunks of 512 end inside
+  l4::bench::Session session(model, o);
+  std::vector<l4::Sequence> all = session.filled(3, 1030);
+  const l4::bench::Run run = session.decode(all, 4);
+  CHECK(run.steps.size() == 4);
+  CHECK(run.steps[3].work.n_rows == 3);
+  CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::global)] == 3 * 1034);
+  CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::chunked)] == 3 * (1034 - 1024));
+  auto last_logits = [&](l4::Sequence& s, int64_t n) {
+    s.append(5);
+    CHECK(s.reserve(n + 1));
+    const l4::StepPart part{&s, l4::OutRows::last};
+    const std::vector<float> logits = session.executor().logits(l4::build_step({&part, 1}, 0));
+    s.commit(n + 1);
+    return logits;
+  };
+  for (l4::Sequence& s : all) {
+    l4::Sequence again = session.sequence(0);
+    for (const int32_t id : s.ids()) again.append(id);
+    session.prefill(again, 1034);
+    CHECK(last_logits(s, 0) == last_logits(again, 0));
+  }
+  CHECK(all[0].ids()[1030] != all[1].ids()[1030]);  // (one seed: the same in every run)
+}
+
+// ---- the tool -------------------------------------------------------------------------------------------------------
+
+TEST_CASE("l4-bench: the table on the demo, in every format") {
+  const std::vector<std::string> words = {"-p", "24", "-n", "3", "-pg", "8,2", "-d", "0,30", "-r", "2"};
+  const Result md = bench(words);
+  REQUIRE_MESSAGE(md.status == 0, md.err);
+  for (const char* part : {"| model ", "t/s |", "% of limit |", "| pp24  ", "| tg3  ", "| pp8+tg2 ", "| pp24 @ d30 ",
+                           " ± ", "\nbuild: ", "\nceilings: read "})
+    CHECK_MESSAGE(md.out.find(part) != std::string::npos, std::string(part));
+
+  const std::vector<Json> lines = results_of(words);
+  REQUIRE(lines.size() == 7);
+  const std::vector<std::string> tests = {"pp24", "tg3", "pp8+tg2", "pp24 @ d30", "tg3 @ d30", "pp8+tg2 @ d30",
+                                          "ceilings"};
+  for (size_t i = 0; i < lines.size(); ++i) CHECK(text(lines[i], "test") == tests[i]);
+  for (size_t i = 0; i < 6; ++i) {
+    const Json& r = lines[i];
+    CHECK(r.find("samples_ns")->as_array().size() == 2);
+    CHECK(number(r, "avg_ts") > 0);
+    CHECK(number(r, "limit_share") > 0);
+    CHECK(number(r, "bytes_per_step") > 1e6);
+    CHECK(number(r, "peak_memory") > 1e6);
+    CHECK(r.find("host_share")->is_null());  // the host is the device
+    CHECK(r.find("sm_clock_mhz")->is_null());
+    CHECK(text(r, "model_name") == "demo");
+  }
+  REQUIRE(lines[6].find("after"));
+  CHECK(number(*lines[6].find("after"), "read_bytes_per_s") > 0);
+
+  const Result json = bench({"-p", "8", "-n", "0", "-r", "1", "-o", "json", "-oe", "jsonl"});
+  const Json array = l4::parse_json(json.out, "output");
+  CHECK(array.as_array().size() == 2);
+  CHECK(l4::split(json.err, '\n').size() == 3);
+  const Result csv = bench({"-p", "8", "-n", "2", "-r", "1", "-o", "csv"});
+  CHECK(csv.out.starts_with("build_commit,"));
+  CHECK(l4::split(csv.out, '\n').size() == 4);
+  const Result sql = bench({"-p", "8", "-n", "2", "-r", "1", "-o", "sql"});
+  CHECK(sql.out.starts_with("CREATE TABLE IF NOT EXISTS test (build_commit TEXT, "));
+  CHECK(l4::split(sql.out, '\n').size() == 4);
+}
+
+TEST_CASE("l4-bench: experts are counted, by the router and in turn") {
+  const std::vector<std::string> words = kTiny + std::vector<std::string>{"--batch", "1,5,20", "--context", "9", "-n", "2"};
+  std::vector<std::string> all = {"decode"};
+  all = all + words;
+  const std::vector<Json> real = results_of(all), turn = results_of(all + std::vector<std::string>{"--routing", "uniform"});
+  const double most[] = {1, 5, 16};
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK(number(turn[i], "experts_hit") == most[i]);
+    CHECK(number(real[i], "experts_hit") <= most[i]);
+    CHECK(number(real[i], "experts_hit") >= 1);
+    CHECK(number(turn[i], "n_sequences") == (i == 0 ? 1 : i == 1 ? 5 : 20));
+  }
+  CHECK(number(real[2], "experts_hit") > 5);
+  CHECK(text(turn[0], "routing") == "uniform");
+  // One token of the tiny model: attention, the shared and one routed expert, router, head; two steps at 14.5 tokens.
+  const double layer = (256 * 256 + 2 * 128 * 256 + 256 * 256) + 2 * (3 * 512 * 256) + 16 * 256;
+  const double kv = 4 * 2 * 128 * 2.0;  // bytes a token in all layers
+  CHECK(number(turn[0], "bytes_per_step") == doctest::Approx(2 * (4 * layer + 2048 * 256) + kv * (9 + 5 + 1.5) + kv));
+}
+
+TEST_CASE("l4-bench: prefill and latency") {
+  std::vector<std::string> words = {"prefill", "-p", "40", "-b", "16,64", "-r", "2"};
+  const std::vector<Json> prefill = results_of(words + kTiny);
+  REQUIRE(prefill.size() == 3);
+  CHECK(number(prefill[0], "n_steps") == 6);  // two prompts of 16 + 16 + 8 rows
+  CHECK(number(prefill[1], "n_steps") == 2);
+  words = {"latency", "--batch", "3", "-p", "10", "-n", "4", "-r", "2"};
+  const std::vector<Json> latency = results_of(words + kTiny);
+  REQUIRE(latency.size() == 2);
+  CHECK(number(latency[0], "n_steps") == 2 * (3 + 3));
+  CHECK(number(latency[0], "ttft_p99_ns") >= number(latency[0], "ttft_median_ns"));
+  CHECK(number(latency[0], "tpot_median_ns") > 0);
+}
+
+TEST_CASE("l4-bench: ranks of threads, float32, a seed, no warm-up") {
+  const std::vector<Json> r = results_of(kTiny + std::vector<std::string>{"-p", "8", "-n", "0", "-r", "1", "-tp", "2", "--dtype",
+                                                                          "float32", "-s", "9", "--no-warmup", "-t", "2"});
+  CHECK(number(r[0], "tp") == 2);
+  CHECK(text(r[0], "dtype") == "float32");
+  CHECK(number(r[0], "experts_hit") == doctest::Approx(16 * (1 - std::pow(15.0 / 16, 8))));
+}
+
+TEST_CASE("l4-bench: wrong command lines are one line, status 2") {
+  using Words = std::vector<std::string>;
+  const std::pair<Words, const char*> cases[] = {
+      {{"-p", "x"}, "-p"},
+      {{"-p", "-5"}, "-p"},
+      {{"-n", "99999999999999999999"}, "-n"},
+      {{"-p", "0", "-n", "0"}, "nothing to measure"},
+      {{"-pg", "512"}, "--prompt-gen"},
+      {{"-r", "0"}, "-r"},
+      {{"-b", "0"}, "-b"},
+      {{"-o", "xml"}, "xml"},
+      {{"-d", "1-2000"}, "1000"},
+      {{"-d", "32K"}, "context"},
+      {{"--layers", "4"}, "--synthetic"},
+      {{"-m", "tiny", "--synthetic", "--layers", "5"}, "4 layers"},
+      {{"-m", "gpt", "--synthetic"}, "gpt"},
+      {{"-m", "tiny", "--synthetic", "-tp", "3"}, "--tensor-parallel-size 3"},
+      {{"--routing", "best"}, "best"},
+      {{"-s", "-1"}, "-s"},
+      {{"serve"}, "serve"},
+      {{"decode", "--batch", "5000"}, "--batch"},
+      {{"decode", "--context", "0"}, "--context"},
+      {{"decode", "--batch", "1-900", "--context", "1-900"}, "810000 combinations"},
+      {{"latency", "-n", "1"}, "-n"},
+      {{"prefill", "-p", "0"}, "-p"},
+      {{"--no-such-flag"}, "--no-such-flag"},
+  };
+  for (const auto& [words, part] : cases) {
+    CAPTURE(words.back());
+    CHECK_MESSAGE(one_line_error(bench(words), 2).find(part) != std::string::npos, std::string(part));
+  }
+  CHECK(one_line_error(bench({"-m", "scout"}), 1).find("--synthetic") != std::string::npos);
+  CHECK(one_line_error(bench({"-m", "/no/such/folder"}), 1).find("/no/such/folder") != std::string::npos);
+  // Far more than this machine's memory, said before anything is made.
+  CHECK(one_line_error(bench({"-m", "maverick", "--synthetic", "-p", "8", "-n", "0"}), 1).find("memory") !=
+        std::string::npos);
+  for (const char* mode : {"decode", "prefill", "latency"}) CHECK(bench({mode, "--help"}).status == 0);
+}
