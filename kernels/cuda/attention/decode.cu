@@ -20,8 +20,8 @@
 // Keys past the row's end are written as zeros by the copy (a freed page's NaN never comes in), and their scores are
 // masked.
 #include "kernels/cuda/attention/choose.h"
+#include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
-#include "kernels/cuda/device/math.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx/cp_async.h"
@@ -190,11 +190,6 @@ struct State {
   }
 };
 
-__device__ inline uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 // B operands: element 16 i + .. of head g.
 struct Query {
   uint32_t b[kHd / 16][2];
@@ -250,7 +245,7 @@ __device__ inline void attend(State& state, const Query& query, const std::byte*
   for (int i = 0; i < 4; ++i) s[i] = exp2_approx(s[i] - state.top[i % 2]);
   state.sum[0] += s[0] + s[2];
   state.sum[1] += s[1] + s[3];
-  const uint32_t weights[2] = {transpose_8x8(pack(s[0], s[1])), transpose_8x8(pack(s[2], s[3]))};
+  const uint32_t weights[2] = {transpose_8x8(pack_bf16(s[0], s[1])), transpose_8x8(pack_bf16(s[2], s[3]))};
 #pragma unroll
   for (int i = 0; i < kHd / 16; ++i) {
     uint32_t a[4];
@@ -447,7 +442,7 @@ void decode_attention(const OpContext& ctx, const AttentionArgs& args, bool run)
           .programmatic = true},
          decode<Bf16Cache>,
          DecodeArgs{kv, data<bf16>(args.q), data<bf16>(args.out), int32_t(args.q.shape[1] / kv.n_kv_heads),
-                    args.scale * 1.44269504088896341f, parts, ctx.gpu.counters});
+                    args.scale * kLog2e, parts, ctx.gpu.counters});
 }
 
 }  // namespace l4::cuda

@@ -3,16 +3,16 @@
 //
 // Contract: tile_attention. Flops: 4 * 88 * 577^2 a (tile, head), 1.9 GFLOP a tile; bytes are nothing beside them.
 //
-// After FlashAttention-2: a block takes 128 query rows of a (tile, head), a warp 16 of them; keys and values come 64 at
-// a time, the next 64 while these are computed. A row of 88 elements is 11 chunks of 16 bytes: an odd number, so that
+// After FlashAttention-2: a block takes 128 query rows of a (tile, head), a warp 16 of them; keys and values come 32 at
+// a time, the next 32 while these are computed. A row of 88 elements is 11 chunks of 16 bytes: an odd number, so that
 // eight rows below each other are in eight different groups of banks as they lie, without padding or swizzle. 88 is
 // five and a half steps of 16: the second half of the sixth step's operands is zero in registers, nothing is read for
 // it.
 //
-// 577 = 9 * 64 + 1: of the last 64 keys only the 16 with the last one are computed, and warps whose rows are past the
+// 577 = 18 * 32 + 1: of the last 32 keys only the 16 with the last one are computed, and warps whose rows are past the
 // end only help to load (592 of 640 rows are computed). Keys past the end are loaded as zeros and masked.
+#include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
-#include "kernels/cuda/device/math.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx/cp_async.h"
@@ -26,7 +26,7 @@ namespace {
 
 constexpr int kHd = 88, kChunks = kHd / 8, kSteps = (kHd + 15) / 16;
 constexpr int kWarps = 8, kThreads = 32 * kWarps, kRows = 16 * kWarps;
-constexpr int kKeys = 64;
+constexpr int kKeys = 32;
 static_assert(kChunks % 2 == 1);
 
 struct TileArgs {
@@ -39,11 +39,6 @@ struct TileArgs {
 struct Stage {
   bf16 k[kKeys][kHd], v[kKeys][kHd];
 };
-
-__device__ inline uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
 
 // A warp's 16 rows; this thread has rows g and g + 8.
 struct Rows {
@@ -105,8 +100,8 @@ struct Rows {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
       if (16 * j >= n) continue;
-      const uint32_t p[4] = {pack(s[2 * j][0], s[2 * j][1]), pack(s[2 * j][2], s[2 * j][3]),
-                             pack(s[2 * j + 1][0], s[2 * j + 1][1]), pack(s[2 * j + 1][2], s[2 * j + 1][3])};
+      const uint32_t p[4] = {pack_bf16(s[2 * j][0], s[2 * j][1]), pack_bf16(s[2 * j][2], s[2 * j][3]),
+                             pack_bf16(s[2 * j + 1][0], s[2 * j + 1][1]), pack_bf16(s[2 * j + 1][2], s[2 * j + 1][3])};
 #pragma unroll
       for (int i = 0; i + 1 < kChunks; i += 2) {
         uint32_t r[4];
@@ -133,6 +128,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tile(const __grid_constant
 
   auto load = [&](int32_t tile) {
     Stage& stage = stages[tile % 2];
+#pragma unroll 1
     for (int i = int(threadIdx.x); i < kKeys * kChunks; i += kThreads) {
       const int32_t key = tile * kKeys + i / kChunks;
       const bool valid = key < args.n_tokens;
@@ -178,7 +174,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tile(const __grid_constant
     bf16* to = args.out + base + rows[r] * row_stride + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kChunks; ++i)
-      *reinterpret_cast<uint32_t*>(to + 8 * i) = pack(state.out[i][2 * r] * factor, state.out[i][2 * r + 1] * factor);
+      *reinterpret_cast<uint32_t*>(to + 8 * i) =
+          pack_bf16(state.out[i][2 * r] * factor, state.out[i][2 * r + 1] * factor);
   }
 }
 
@@ -193,7 +190,7 @@ void flash_tile_attention(const OpContext& ctx, const VisionAttentionArgs& args)
           .stream = ctx.gpu.stream},
          attend_tile,
          TileArgs{data<bf16>(args.q), data<bf16>(args.k), data<bf16>(args.v), data<bf16>(args.out), int32_t(s[1]),
-                  int32_t(s[2]), args.scale * 1.44269504088896341f});
+                  int32_t(s[2]), args.scale * kLog2e});
 }
 
 }  // namespace l4::cuda
