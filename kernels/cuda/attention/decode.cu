@@ -4,21 +4,29 @@
 // Contract: paged_attention for the rows of spans of at most kDecodeRows rows. Bytes a row: 2 * 256 a key and kv head,
 // read once; 4 * 128 flops a key and query head, 2.5 flops a byte at 5 heads: the limit is memory.
 //
-// The keys of all (row, kv head) pairs are one line of units of 64 keys, cut into as many equal parts as there are
-// blocks: the grid is fixed (recorded graphs), one long sequence is as balanced as 64 of mixed lengths, and each block
-// finds its part from the spans in its prologue. A pair that lies in one part is finished there; the others leave
-// maximum, sum and weighted values of their parts in scratch, and the block that arrives last adds them up in the
-// line's order.
+// The keys of all (row, kv head) pairs are one line of units of 128 keys (a page), cut into as many equal parts as
+// there are blocks, one an SM: the grid is fixed (recorded graphs), one long sequence is as balanced as 64 of mixed
+// lengths, and each block finds its part from the spans in its prologue. A pair that lies in one part is finished
+// there; the others leave maximum, sum and weighted values of their parts in scratch, and the block that arrives last
+// adds them up in the line's order.
 //
-// Within a block each of 4 warps takes 16 keys of a unit and has a ring of its own (cp.async, 3 stages of 8 KB), so no
-// barrier stands in the loop; loads run ahead across the ends of pairs. Two blocks an SM: 128 KB in flight, against 36
-// KB that an H200's 4.56 TB/s need at 1 us. Matrix instructions are m16n8k16 with the keys (for the values: the
-// elements) as the 16 rows and the query heads as the 8 columns: at 5 heads 62 % of the work is useful, and the 16
-// instructions of 16 keys take about 50 of the 611 cycles that their bytes take on an H100's SM. The other form (heads
-// as rows) would need twice as many.
+// Within a block each of 8 warps takes 16 keys of a unit and has a ring of its own (cp.async, 3 stages of 8 KB), so no
+// barrier stands in the loop; loads run ahead across the ends of pairs: 128 KB in flight an SM, against 36 KB that an
+// H200's 4.56 TB/s need at 1 us. Matrix instructions are m16n8k16 with the keys (for the values: the elements) as the
+// 16 rows and the query heads as the 8 columns: at 5 heads 62 % of the work is useful, and the 16 instructions of 16
+// keys take about 50 of the 611 cycles that their bytes take on an H100's SM. The other form (heads as rows) would need
+// twice as many.
+//
+// Before it waits for its predecessor (the kernel that writes q and this step's keys) it reads the plan and fills its
+// rings with keys of earlier steps. That is allowed because every kernel lets its successor start only after its own
+// wait: what was written two or more kernels back is complete, and a step's plan and page copies come before its first
+// kernel.
 //
 // Keys past the row's end are written as zeros by the copy (a freed page's NaN never comes in), and their scores are
 // masked.
+//
+// Tried on paper: two blocks of 4 warps an SM have the same bytes in flight but twice the parts, and at batch 1 the
+// last block's additions are a tenth of the time.
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
@@ -38,12 +46,11 @@ namespace {
 
 constexpr int kHd = int(kFastHeadDim);
 constexpr int kHeads = int(kMaxGroup);
-constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kStepKeys = 16, kUnitKeys = kWarps * kStepKeys, kUnitsPerPage = int(kFastPageTokens) / kUnitKeys;
+constexpr int kWarps = 8, kThreads = 32 * kWarps;
+constexpr int kStepKeys = 16, kUnitKeys = kWarps * kStepKeys;
 constexpr int kStages = 3;
-constexpr int kBlocksPerSm = 2;
 constexpr uint32_t kWholeWarp = 0xffffffffu;
-static_assert(kThreads == kHd);  // merging, a thread owns one element of the heads
+static_assert(kUnitKeys == kFastPageTokens);
 
 // How 16 keys and values come to shared memory and from there to a matrix instruction's registers. Another cache format
 // is another such policy.
@@ -257,13 +264,18 @@ __device__ inline void attend(State& state, const Query& query, const std::byte*
 // Where the warps of a block add up their states, and the last block the parts.
 struct Meeting {
   static constexpr int kStride = kHd + 4;  // four heads beside each other in different banks
-  float values[kWarps][kHeads][kStride], top[kWarps][kHeads], sum[kWarps][kHeads];
+  alignas(16) float values[kWarps][kHeads][kStride];
+  float top[kWarps][kHeads], sum[kWarps][kHeads];
   bool last;
 };
 template <class Cache>
 constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
-// An SM has 228 KB and keeps 1 KB a block for itself; the kernel has no static shared memory beside this.
-static_assert(kBlocksPerSm * (kSharedBytes<Bf16Cache> + 1024) <= 228 * 1024);
+static_assert(kSharedBytes<Bf16Cache> <= 227 * 1024);
+
+// 2^(x - top), where both may be -infinity: no key was seen.
+__device__ inline float weight_of(float x, float top) {
+  return exp2_approx(x - (top == -INFINITY ? 0.0f : top));
+}
 
 __device__ inline void put(Meeting& meeting, const State& state, int warp, int lane) {
   const int g = lane / 4, t = lane % 4;
@@ -284,8 +296,8 @@ __device__ inline void put(Meeting& meeting, const State& state, int warp, int l
   }
 }
 
-// This thread's element of a head over the warps, with the head's maximum and sum.
-__device__ inline float add_warps(const Meeting& meeting, int head, float& top, float& sum) {
+// One element of a head over the warps, with the head's maximum and sum.
+__device__ inline float add_warps(const Meeting& meeting, int head, int element, float& top, float& sum) {
   top = meeting.top[0][head];
 #pragma unroll
   for (int w = 1; w < kWarps; ++w) top = fmaxf(top, meeting.top[w][head]);
@@ -293,57 +305,77 @@ __device__ inline float add_warps(const Meeting& meeting, int head, float& top, 
   sum = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    const float m = meeting.top[w][head], weight = m == -INFINITY ? 0.0f : exp2_approx(m - top);  // -inf: saw no key
+    const float weight = weight_of(meeting.top[w][head], top);
     sum += weight * meeting.sum[w][head];
-    value += weight * meeting.values[w][head][threadIdx.x];
+    value += weight * meeting.values[w][head][element];
   }
   return value;
 }
 
-// Heads [0, group) of n parts in order, to bf16 out [group, 128]. part(i) says where the i-th is. `weights`: shared
-// memory for n * kHeads floats. All threads.
+// Heads [0, group) of n parts in order, to bf16 out [group, 128]. part(i) says where the i-th is. All threads.
 template <class PartAt>
-__device__ void combine(int64_t n, const PartAt& part, int32_t group, float* weights, bf16* out) {
+__device__ void combine(int32_t n, const PartAt& part, int32_t group, Meeting& meeting, bf16* out) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  for (int head = warp; head < group; head += kWarps) {
+  // Each part's weight in the result, a warp a head.
+  static_assert(kWarps == kHeads);
+  float* weights = &meeting.values[0][0][0];  // [n][kHeads]
+  if (warp < group) {
     float top = -INFINITY, sum = 0;
-    for (int64_t i = lane; i < n; i += 32) top = fmaxf(top, __ldcg(&part(i)->top[head]));
-    top = warp_max(top);
-    for (int64_t i = lane; i < n; i += 32) {
-      const float m = __ldcg(&part(i)->top[head]), weight = m == -INFINITY ? 0.0f : exp2_approx(m - top);
-      weights[i * kHeads + head] = weight;
-      sum += weight * __ldcg(&part(i)->sum[head]);
+    for (int32_t i = lane; i < n; i += 32) {
+      const float part_top = __ldcg(&part(i)->top[warp]), part_sum = __ldcg(&part(i)->sum[warp]);
+      const float next = fmaxf(top, part_top);
+      sum = sum * weight_of(top, next) + part_sum * weight_of(part_top, next);
+      top = next;
+      weights[i * kHeads + warp] = part_top;
     }
-    sum = warp_sum(sum);
-    __syncwarp();
-    for (int64_t i = lane; i < n; i += 32) weights[i * kHeads + head] /= sum;
+    const float whole = warp_max(top), factor = 1 / warp_sum(sum * weight_of(top, whole));
+    for (int32_t i = lane; i < n; i += 32) {
+      float& weight = weights[i * kHeads + warp];
+      weight = weight_of(weight, whole) * factor;
+    }
   }
   __syncthreads();
-  float value[kHeads] = {};
-#pragma unroll 4
-  for (int64_t i = 0; i < n; ++i) {
+  // The parts' values, every eighth part to a warp, four elements to a lane.
+  float acc[kHeads][4] = {};
+#pragma unroll 2
+  for (int32_t i = warp; i < n; i += kWarps) {
     const Part* p = part(i);
 #pragma unroll
-    for (int head = 0; head < kHeads; ++head)
-      if (head < group) value[head] += weights[i * kHeads + head] * __ldcg(&p->values[head][threadIdx.x]);
+    for (int head = 0; head < kHeads; ++head) {
+      if (head >= group) continue;
+      const float4 v = __ldcg(reinterpret_cast<const float4*>(p->values[head]) + lane);
+      const float weight = weights[i * kHeads + head];
+      acc[head][0] += weight * v.x;
+      acc[head][1] += weight * v.y;
+      acc[head][2] += weight * v.z;
+      acc[head][3] += weight * v.w;
+    }
   }
+  __syncthreads();
 #pragma unroll
   for (int head = 0; head < kHeads; ++head)
-    if (head < group) out[head * kHd + threadIdx.x] = __float2bfloat16_rn(value[head]);
+    if (head < group)
+      *(reinterpret_cast<float4*>(meeting.values[warp][head]) + lane) =
+          make_float4(acc[head][0], acc[head][1], acc[head][2], acc[head][3]);
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < group * kHd; i += kThreads) {
+    float value = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) value += meeting.values[w][i / kHd][i % kHd];
+    out[i] = __float2bfloat16_rn(value);
+  }
 }
 
 template <class Cache>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode(const __grid_constant__ DecodeArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ DecodeArgs args) {
   const PagedKv& kv = args.kv;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   std::byte* ring = dynamic_shared<std::byte>() + warp * kStages * Cache::kStageBytes;
   Meeting& meeting = *reinterpret_cast<Meeting*>(dynamic_shared<std::byte>() + kWarps * kStages * Cache::kStageBytes);
 
-  wait_for_predecessor();
-  let_successor_start();
   Place place;
   const Line line = find_place(kv, place, &meeting);
-  if (int64_t(blockIdx.x) >= line.n_parts) return;
+  if (int64_t(blockIdx.x) >= line.n_parts) return wait_for_predecessor();
   const int64_t begin = line.begin(blockIdx.x), end = line.begin(int64_t(blockIdx.x) + 1);
 
   // Loads run ahead of the work by kStages - 1 units; one group a unit, empty ones at the end.
@@ -351,18 +383,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode(const __grid_co
   int64_t loaded = begin;
   auto load_next = [&] {
     if (loaded < end) {
-      const int64_t page = kv.pages[ahead.span.table + ahead.unit / kUnitsPerPage];
-      const int in_page = ahead.unit % kUnitsPerPage * kUnitKeys + warp * kStepKeys;
-      const int n_keys = ahead.span.past + ahead.row + 1;
-      const std::byte* row =
-          kv.base + page * kv.page_stride + (int64_t(ahead.head) * kFastPageTokens + in_page) * Cache::kRowBytes;
-      Cache::load(ring + (loaded - begin) % kStages * Cache::kStageBytes, row + kv.k_offset, row + kv.v_offset,
-                  n_keys - (ahead.unit * kUnitKeys + warp * kStepKeys), lane);
+      const int64_t page = kv.pages[ahead.span.table + ahead.unit];
+      const std::byte* row = kv.base + page * kv.page_stride +
+                             (int64_t(ahead.head) * kFastPageTokens + warp * kStepKeys) * Cache::kRowBytes;
+      const int32_t n_valid = ahead.span.past + ahead.row + 1 - (ahead.unit * kUnitKeys + warp * kStepKeys);
+      Cache::load(ring + (loaded - begin) % kStages * Cache::kStageBytes, row + kv.k_offset, row + kv.v_offset, n_valid,
+                  lane);
       if (++loaded < end && ++ahead.unit == ahead.n_units) ahead.next_pair(kv);
     }
     cp_async_commit();
   };
-  for (int i = 0; i < kStages - 1; ++i) load_next();
+  for (int i = 0; i < kStages - 1; ++i) {
+    const bool all_old = ahead.unit * kUnitKeys + (warp + 1) * kStepKeys <= ahead.span.past;
+    if (loaded < end && !all_old) wait_for_predecessor();
+    load_next();
+  }
+  wait_for_predecessor();
+  let_successor_start();
 
   int stage = 0;
   for (int64_t unit = begin; unit < end;) {
@@ -387,22 +424,21 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode(const __grid_co
     __syncthreads();
 
     if (n == place.n_units) {
-      for (int head = 0; head < args.group; ++head) {
+      for (int i = int(threadIdx.x); i < args.group * kHd; i += kThreads) {
         float top, sum;
-        const float value = add_warps(meeting, head, top, sum);
-        args.out[out_at + head * kHd + threadIdx.x] = __float2bfloat16_rn(value / sum);
+        const float value = add_warps(meeting, i / kHd, i % kHd, top, sum);
+        args.out[out_at + i] = __float2bfloat16_rn(value / sum);
       }
     } else {
       Part& part = args.parts[2 * blockIdx.x + (unit == begin ? 0 : 1)];
-      for (int head = 0; head < args.group; ++head) {
+      for (int i = int(threadIdx.x); i < args.group * kHd; i += kThreads) {
         float top, sum;
-        part.values[head][threadIdx.x] = add_warps(meeting, head, top, sum);
-        if (threadIdx.x == 0) part.top[head] = top, part.sum[head] = sum;
+        part.values[i / kHd][i % kHd] = add_warps(meeting, i / kHd, i % kHd, top, sum);
+        if (i % kHd == 0) part.top[i / kHd] = top, part.sum[i / kHd] = sum;
       }
       const int64_t first_block = line.part_of(pair_begin), last_block = line.part_of(pair_begin + place.n_units - 1);
-      __threadfence();
       __syncthreads();
-      if (threadIdx.x == 0) {
+      if (threadIdx.x == 0) {  // releases what the block has written, acquires what the others have
         const uint32_t before = fetch_add_gpu(&args.counters[first_block], 1);
         meeting.last = before == uint32_t(last_block - first_block);
         if (meeting.last) args.counters[first_block] = 0;
@@ -410,11 +446,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode(const __grid_co
       __syncthreads();
       if (meeting.last) {
         const bool first_is_whole = line.begin(first_block) == pair_begin;
-        const Part* parts = args.parts;
+        const Part* parts = args.parts + 2 * first_block;
         combine(
-            last_block - first_block + 1,
-            [&](int64_t i) { return parts + 2 * (first_block + i) + (i == 0 && !first_is_whole); }, args.group,
-            &meeting.values[0][0][0], args.out + out_at);
+            int32_t(last_block - first_block + 1),
+            [&](int32_t i) { return parts + 2 * i + (i == 0 && !first_is_whole); }, args.group, meeting,
+            args.out + out_at);
       }
     }
     __syncthreads();  // the meeting may begin again
@@ -428,7 +464,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) decode(const __grid_co
 
 void decode_attention(const OpContext& ctx, const AttentionArgs& args, bool run) {
   Scratch scratch(ctx.work);
-  const int64_t n_blocks = int64_t(kBlocksPerSm) * ctx.gpu.n_sms;
+  const int64_t n_blocks = ctx.gpu.n_sms;
   Part* parts = scratch.take_array<Part>(2 * n_blocks);
   if (!run || ctx.measuring()) return;
 
