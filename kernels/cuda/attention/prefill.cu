@@ -42,13 +42,16 @@ constexpr int kHalfBytes = 128 * 64 * 2;    // 128 rows of 64 elements: 128 byte
 constexpr int kTileBytes = 2 * kHalfBytes;  // of q, of k, of v
 static_assert(kHd == 128 && kKeys == 128 && kRows == 128);
 
-// 128 query rows of a span, from `first` on.
-struct QueryTile {
-  int32_t span, first;
+// Up to 128 query rows of a span and where their keys are: all that a block must know, in one read.
+struct alignas(32) QueryTile {
+  int32_t row, n_rows;         // of the step
+  int32_t n_seen;              // keys that the first row sees; each next one sees one more
+  int32_t end;                 // of the span's keys
+  int32_t table, n_key_tiles;  // the page of key tile n is pages[table + n]
 };
 
 struct PrefillArgs {
-  PagedKv kv;
+  const int32_t* pages;
   const QueryTile* tiles;  // [n_tiles], the most keys first
   int32_t n_tiles, n_heads, group;
   float scale;  // times log2(e)
@@ -95,31 +98,31 @@ __global__ void order_tiles(PagedKv kv, QueryTile* tiles) {
     for (int32_t i = 0; i < kv.n_spans; ++i) rank += tiles_with(kv.spans[i], i < int32_t(blockIdx.x) ? n : n + 1);
     // Of the same span only the last tile can see as many as the one before it.
     if (tile > 0 && key_tiles(span, tile - 1) == n) ++rank;
-    tiles[rank] = {int32_t(blockIdx.x), tile * kRows};
+    const int32_t first = tile * kRows;
+    tiles[rank] = {span.row + first,
+                   min(kRows, span.n_rows - first),
+                   span.past + first + 1,
+                   span.past + span.n_rows,
+                   span.table,
+                   n};
   }
 }
 
 // ---- the loop over a block's work -----------------------------------------------------------------------------------
 
-// One tile of queries and a head.
-struct Work {
-  KvSpan span;
-  int32_t first, head, n_key_tiles;
-  __device__ int32_t end() const { return span.past + span.n_rows; }  // of the span's keys
-};
-
-// Calls body(work) for each of this block's pairs of tile and head: from the longest to the shortest, every second
-// round of blocks backwards, so that each block gets about the same.
+// Calls body(tile, head) for each of this block's pairs of them: from the longest to the shortest, every second round
+// of blocks backwards, so that each block gets about the same. The next tile is read ahead.
 template <class Body>
 __device__ void for_each_work(const PrefillArgs& args, const Body& body) {
   const int32_t n_items = args.n_tiles * args.n_heads, n_blocks = int32_t(gridDim.x), block = int32_t(blockIdx.x);
-  for (int32_t round = 0;; ++round) {
-    const int32_t item = round * n_blocks + (round % 2 ? n_blocks - 1 - block : block);
-    if (item >= n_items) return;
-    const QueryTile tile = args.tiles[item / args.n_heads];
-    Work work{args.kv.spans[tile.span], tile.first, item % args.n_heads, 0};
-    work.n_key_tiles = key_tiles(work.span, tile.first / kRows);
-    body(work);
+  int32_t item = block;
+  QueryTile tile = args.tiles[item / args.n_heads];  // there are no more blocks than items
+  for (int32_t round = 1; item < n_items; ++round) {
+    const QueryTile now = tile;
+    const int32_t head = item % args.n_heads;
+    item = round * n_blocks + (round % 2 ? n_blocks - 1 - block : block);
+    if (item < n_items) tile = args.tiles[item / args.n_heads];
+    body(now, head);
   }
 }
 
@@ -138,9 +141,9 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const CU
                      const CUtensorMap* v_map, Shared& shared) {
   Turn k, v;
   uint32_t q_parity = 0;
-  for_each_work(args, [&](const Work& work) {
-    const int32_t* pages = args.kv.pages + work.span.table;
-    const int32_t kv_row = work.head / args.group * kKeys;
+  for_each_work(args, [&](const QueryTile& tile, int32_t head) {
+    const int32_t* pages = args.pages + tile.table;
+    const int32_t kv_row = head / args.group * kKeys;
     auto load_k = [&](int32_t page) {
       mbarrier_wait(&shared.k_empty[k.stage], k.parity ^ 1);
       mbarrier_arrive_expect_tx(&shared.k_full[k.stage], kTileBytes);
@@ -153,13 +156,13 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const CU
       tensor_load(shared.v[v.stage], v_map, &shared.v_full[v.stage], 0, kv_row, 0, page);
       v.next();
     };
-    int32_t page = pages[work.n_key_tiles - 1];
+    int32_t page = pages[tile.n_key_tiles - 1];
     load_k(page);
     mbarrier_wait(&shared.q_empty, q_parity ^ 1);
     mbarrier_arrive_expect_tx(&shared.q_full, kTileBytes);
-    tensor_load(shared.q, q_map, &shared.q_full, 0, work.span.row + work.first, 0, work.head);
+    tensor_load(shared.q, q_map, &shared.q_full, 0, tile.row, 0, head);
     q_parity ^= 1;
-    for (int32_t n = work.n_key_tiles - 2; n >= 0; --n) {
+    for (int32_t n = tile.n_key_tiles - 2; n >= 0; --n) {
       const int32_t before = page;
       page = pages[n];
       load_k(page);
@@ -274,11 +277,10 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
 
   Turn k, v;
   uint32_t q_parity = 0;
-  for_each_work(args, [&](const Work& work) {
-    const int32_t seen = work.span.past + work.first + 1;  // keys of the tile's first row
-    const int32_t seen_by_all = seen + warpgroup * kRowsEach;
-    const int32_t limit = seen + own_row;
-    const int32_t last = work.n_key_tiles - 1;
+  for_each_work(args, [&](const QueryTile& tile, int32_t head) {
+    const int32_t seen_by_all = tile.n_seen + warpgroup * kRowsEach;
+    const int32_t limit = tile.n_seen + own_row;
+    const int32_t last = tile.n_key_tiles - 1;
     float s[64], o[64], shrink[2];
     uint32_t p[8][4];
     Softmax softmax;
@@ -291,6 +293,7 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
     wgmma_hold(s);
     release(shared.k_empty[k.stage]);
     k.next();
+    if (last == 0) release(shared.q_empty);
     mask(s, limit - last * kKeys, lane);
     softmax.update<true, true>(s, args.scale, shrink);
     pack_weights(p, s);
@@ -301,14 +304,15 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
       wait_for_turn();
       issue_scores(s, q, shared.k[k.stage]);
       mbarrier_wait(&shared.v_full[v.stage], v.parity);
-      if (n + 1 == last && work.end() < work.n_key_tiles * kKeys)
-        zero_rows(shared.v[v.stage], work.end() - last * kKeys, warpgroup, thread);
+      if (n + 1 == last && tile.end < tile.n_key_tiles * kKeys)
+        zero_rows(shared.v[v.stage], tile.end - last * kKeys, warpgroup, thread);
       issue_values(o, p, shared.v[v.stage], n + 1 < last);
       give_turn();
       wgmma_wait<1>();
       wgmma_hold(s);
       release(shared.k_empty[k.stage]);
       k.next();
+      if (n == 0) release(shared.q_empty);
       if constexpr (masked) mask(s, limit - n * kKeys, lane);
       softmax.update<false, masked>(s, args.scale, shrink);
       // Never true. The assembler moves the wait up, before most of the exponentials, which are to run under the
@@ -326,9 +330,8 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
     for (; n >= 0 && (n + 1) * kKeys > seen_by_all; --n) step(n, std::true_type());
     for (; n >= 0; --n) step(n, std::false_type());
 
-    release(shared.q_empty);
     mbarrier_wait(&shared.v_full[v.stage], v.parity);
-    if (last == 0 && work.end() < kKeys) zero_rows(shared.v[v.stage], work.end(), warpgroup, thread);
+    if (last == 0 && tile.end < kKeys) zero_rows(shared.v[v.stage], tile.end, warpgroup, thread);
     issue_values(o, p, shared.v[v.stage], last > 0);
     wgmma_wait<0>();
     wgmma_hold(o);
@@ -340,10 +343,10 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
       float sum = softmax.sum[r];
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      const int32_t row = work.first + own_row + 8 * r;
-      if (row >= work.span.n_rows) continue;
+      const int32_t row = own_row + 8 * r;
+      if (row >= tile.n_rows) continue;
       const float factor = 1 / sum;
-      bf16* to = args.out + ((int64_t(work.span.row) + row) * args.n_heads + work.head) * kHd + lane % 4 * 2;
+      bf16* to = args.out + ((int64_t(tile.row) + row) * args.n_heads + head) * kHd + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < 16; ++j)
         *reinterpret_cast<__nv_bfloat162*>(to + 8 * j) =
@@ -408,7 +411,7 @@ void prefill_attention(const OpContext& ctx, const AttentionArgs& args, bool run
           .shared_bytes = sizeof(Shared),
           .stream = ctx.gpu.stream},
          prefill, q_map, cache_map(kv.k_offset), cache_map(kv.v_offset),
-         PrefillArgs{kv, tiles, int32_t(n_tiles), int32_t(n_heads), int32_t(n_heads / kv.n_kv_heads),
+         PrefillArgs{kv.pages, tiles, int32_t(n_tiles), int32_t(n_heads), int32_t(n_heads / kv.n_kv_heads),
                      args.scale * kLog2e, data<bf16>(args.out)});
 }
 
