@@ -6,7 +6,7 @@ add_custom_target(l4_commit
           -P ${PROJECT_SOURCE_DIR}/scripts/cmake/write_commit.cmake
   BYPRODUCTS ${L4_GENERATED}/commit.inc
   COMMENT "Looking up the commit")
-add_dependencies(l4core l4_commit)
+add_dependencies(l4host l4_commit)
 set_source_files_properties(core/base/version.cpp PROPERTIES
   INCLUDE_DIRECTORIES ${L4_GENERATED}
   OBJECT_DEPENDS ${L4_GENERATED}/commit.inc

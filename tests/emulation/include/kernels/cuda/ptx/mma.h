@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace l4::cuda {
+
+namespace emulated {
+
+struct Mma {
+  float* d;
+  const uint32_t *a, *b;
+  static float low(uint32_t v) { return std::bit_cast<float>(v << 16); }
+  static float high(uint32_t v) { return std::bit_cast<float>(v & 0xFFFF0000u); }
+
+  static void complete(void** payloads) {
+    float a[16][16], b[16][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const Mma& m = *static_cast<Mma*>(payloads[lane]);
+      const int g = lane / 4, t = lane % 4;
+      for (int i = 0; i < 4; ++i) {
+        float* at = &a[g + i % 2 * 8][2 * t + i / 2 * 8];
+        at[0] = low(m.a[i]), at[1] = high(m.a[i]);
+      }
+      for (int i = 0; i < 2; ++i) b[2 * t + 8 * i][g] = low(m.b[i]), b[2 * t + 8 * i + 1][g] = high(m.b[i]);
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      float* d = static_cast<Mma*>(payloads[lane])->d;
+      for (int i = 0; i < 4; ++i) {
+        double sum = 0;
+        for (int k = 0; k < 16; ++k) sum += double(a[lane / 4 + i / 2 * 8][k]) * double(b[k][lane % 4 * 2 + i % 2]);
+        d[i] = float(double(d[i]) + sum);
+      }
+    }
+  }
+};
+
+}  // namespace emulated
+
+inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], L4_WHERE) {
+  emulated::Mma m{d, a, b};
+  emulation::block().meet_warp(0xffffffffu, "mma_m16n8k16", &m, emulated::Mma::complete, where);
+}
+
+}  // namespace l4::cuda
