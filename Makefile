@@ -11,7 +11,7 @@ ARGS   ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: help deps configure build run test cpu sanitize format format-check lint dist install clean
+.PHONY: help deps configure build run test gpu-test cpu sanitize format format-check lint dist install clean
 
 CONFIGURE = cmake -S . -B $(1) -G Ninja $(2) > $(1).log 2>&1 || { cat $(1).log; exit 1; }; \
             grep -E 'CUDA backend' $(1).log || true
@@ -26,6 +26,10 @@ export PROMPT MODEL
 
 test: build  ## install what is missing, build, run every test this machine can run
 	@$(BUILD)/l4-tests
+
+gpu-test: build  ## build, run the tests of the CUDA kernels on this machine's GPU
+	@$(BUILD)/l4-run --list-devices  # "none" and why, where there is no GPU; the tests are skipped then
+	@$(BUILD)/l4-tests -tc='cuda*'
 
 build: deps configure  ## install what is missing, build
 	@cmake --build $(BUILD) -j $(JOBS)
