@@ -68,21 +68,29 @@ TEST_CASE("l4-eval: answers and activations are those of the golden models") {
   REQUIRE(g.images.empty());
   TempDir dir;
   const std::string model = golden("models/" + name + "/checkpoint").string();
-  const std::string requests = write_lines(dir, l4::cat("{\"id\": \"x\", \"ids\": ", json_ids(g.prompt), "}\n\n"));
+  const std::string requests =
+      write_lines(dir, l4::cat("{\"id\": \"x\", \"ids\": ", json_ids(g.prompt), "}\n\n{\"ids\": [1, 2]}\n"));
   const std::string out = (dir / "out.jsonl").string(), folder = (dir / "activations").string();
   const Result r = eval({"generate", "-m", model, "--requests", requests, "-n", "8", "--dtype", "float32",
                          "--activations", folder, "-o", out});
   CHECK_MESSAGE(r.status == 0, r.err);
   const std::vector<l4::Json> lines = lines_of(out);
-  REQUIRE(lines.size() == 1);
+  REQUIRE(lines.size() == 2);
   CHECK(lines[0].find("id")->as_string() == "x");
   CHECK(ids_of(*lines[0].find("prompt_ids")) == g.prompt);
   const std::vector<int32_t> ids = ids_of(*lines[0].find("ids"));
   REQUIRE(!ids.empty());
+  CHECK(lines[0].find("logprobs")->as_array().size() == ids.size());
+  for (const l4::Json& logprob : lines[0].find("logprobs")->as_array()) CHECK(logprob.as_number() < 0);
   CHECK(ids == std::vector<int32_t>(g.greedy.begin(), g.greedy.begin() + int64_t(ids.size())));
-  check_activations(g, folder, int64_t(g.prompt.size()));
+  check_activations(g, dir / "activations" / "0", int64_t(g.prompt.size()));
   // The last token was chosen, not computed.
-  CHECK(l4::read_npy(dir / "activations" / "embed.npy").rows == int64_t(g.prompt.size() + ids.size()) - 1);
+  CHECK(l4::read_npy(dir / "activations" / "0" / "embed.npy").rows == int64_t(g.prompt.size() + ids.size()) - 1);
+
+  const l4::Json& usage = *lines[1].find("usage");
+  CHECK(l4::read_npy(dir / "activations" / "1" / "embed.npy").rows ==
+        2 - usage.find("cached_tokens")->as_integer() + usage.find("completion_tokens")->as_integer() - 1);
+  CHECK(!lines[1].find("id"));
 
   const std::string folder2 = (dir / "activations2").string();
   std::string joined = json_ids(g.prompt);
@@ -140,10 +148,6 @@ TEST_CASE("l4-eval: wrong requests are one line that names theirs") {
     CHECK_MESSAGE(one_line_error(r, r.status).find(row.named) != std::string::npos, r.err);
   }
   const std::string two = write_lines(dir, "{\"ids\": [1]}\n{\"ids\": [1]}\n");
-  CHECK(one_line_error(
-            eval({"generate", "-m", demo_model(), "--requests", two, "-o", out, "--activations", (dir / "a").string()}),
-            2)
-            .find("--activations") != std::string::npos);
   CHECK(one_line_error(eval({"generate", "-m", demo_model(), "-o", out}), 2).find("--requests") != std::string::npos);
   CHECK(one_line_error(eval({"generate", "-m", demo_model(), "--requests", two}), 2).find("-o") != std::string::npos);
   CHECK(one_line_error(eval({"generate", "-m", demo_model(), "--requests", two, "-o", "/no/such/folder/x"}), 1)

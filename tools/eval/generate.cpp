@@ -76,27 +76,33 @@ Json json_list(const Ids& ids) {
   return list;
 }
 
-// {"id", "output", "prompt_ids", "ids", "finish_reason", "usage", "timings"}
+// {"id", "output", "prompt_ids", "ids", "logprobs", "finish_reason", "usage", "timings"}
 Json answer(Engine& engine, Item item, int64_t max_tokens) {
   Json out(Json::Object{});
   if (!item.id.is_null()) out.set("id", item.id);
   Json prompt_ids = json_list(item.prompt.ids);
   GenerationOptions options;
   options.sampling.temperature = 0;
+  options.sampling.n_logprobs = 0;  // of the chosen tokens: runs that differ in the last bit differ here
   options.max_tokens = max_tokens;
   Generation generation = engine.start(std::move(item.prompt), options);
   std::string text;
   std::vector<int32_t> ids;
+  Json logprobs(Json::Array{});
   Finished end;
   while (const std::optional<GenerationEvent> event = generation.next()) {
     text += event->text;
-    if (event->kind == GenerationEvent::Kind::token) ids.push_back(event->token.id);
+    if (event->kind == GenerationEvent::Kind::token) {
+      ids.push_back(event->token.id);
+      logprobs.push_back(double(event->token.logprob));
+    }
     if (event->kind == GenerationEvent::Kind::finished) end = event->finished;
   }
   if (end.reason == FinishReason::error) throw Error(end.error_kind, end.error);
   out.set("output", text);
   out.set("prompt_ids", std::move(prompt_ids));
   out.set("ids", json_list(ids));
+  out.set("logprobs", std::move(logprobs));
   out.set("finish_reason", finish_reason_name(end.reason));
   out.set("usage", Json::Object{{"prompt_tokens", end.usage.prompt_tokens},
                                 {"cached_tokens", end.usage.cached_tokens},
@@ -112,27 +118,28 @@ int run_generate(const GenerateOptions& options) {
   LoadOptions load = options.model.load;
   load.frontend = Frontend::load(load.model_dir, load.chat_template, true);
   std::vector<Item> items = read_items(options, *load.frontend);
-  if (!options.activations.empty() && items.size() != 1)
-    fail(ErrorKind::usage, "--activations: expected a single request, found ", items.size());
   const tools::RemoveAtInterrupt remove_at_interrupt(unfinished_name(options.out));
   AtomicFile out(options.out);
-  std::optional<ActivationFiles> activations;
-  if (!options.activations.empty()) {
-    activations.emplace(options.activations);
+  std::optional<ActivationFiles> activations;  // of the request at hand
+  const auto begin_activations = [&](size_t i) {
+    if (!options.activations.empty()) activations.emplace(options.activations / std::to_string(i));
+  };
+  begin_activations(0);
+  if (activations)
     load.on_activation = [&](const std::string& name, const std::vector<float>& values, const Shape& shape) {
       activations->append(name, values, shape);
     };
-  }
 
   tools::ProgressLine progress;
   load.on_progress = [&](uint64_t done, uint64_t total) { progress.bytes("loading", done, total); };
   const std::unique_ptr<Engine> engine = Engine::load(load);
   progress.clear();
   for (size_t i = 0; i < items.size(); ++i) {
+    begin_activations(i);
     out.write(dump_json(answer(*engine, std::move(items[i]), options.max_tokens)) + "\n");
+    if (activations) activations->finish();
     progress.tokens("answers", int64_t(i + 1), int64_t(items.size()));
   }
-  if (activations) activations->finish();
   out.commit();
   return 0;
 }

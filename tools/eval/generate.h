@@ -11,7 +11,7 @@ struct GenerateOptions {
   tools::ModelFlags model;
   fs::path requests;         // JSON lines, see README.md
   fs::path out;              // JSON lines
-  fs::path activations;      // a folder; empty: not written. Only with a single request
+  fs::path activations;      // a folder, in it one for each request, 0, 1, ...; empty: not written
   int64_t max_tokens = 400;  // of each answer
 };
 

@@ -52,7 +52,7 @@ int generate_main(int argc, char** argv) {
   std::optional<int64_t> max_tokens;
   flags.number<int64_t>("-n,--max-tokens", "N", "longest answer (default 400)", &max_tokens, 0, INT32_MAX);
   flags.path("-o,--out", "FILE", "what is written, one JSON object a request", &o.out);
-  flags.path("--activations", "DIR", "of a single request, what each layer gives for the prompt and the answer",
+  flags.path("--activations", "DIR", "also what each layer gives, for request 0 DIR/0/layers.0.ffn.npy and so on",
              &o.activations);
   l4::tools::add_model_flags(flags, o.model);
   l4::tools::add_log_flags(flags);

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# usage: scripts/gpu/pack.sh [BUILD_DIR] [REFERENCE_DIR]
+# Puts what session.sh needs on a machine with GPUs, but without compilers and libraries of ours, into build-gpu/: the stripped
+# program and its tests, the shared libraries that Ubuntu does not bring, and the demo model's reference (demo_reference.py).
+# The working tree goes along as it is; both together must stay under 64 MiB.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=${1:-build}
+reference=${2:-}
+out=build-gpu
+"$build/l4" --version
+
+# Of glibc and gcc nothing: Ubuntu 24.04's are newer, and Python's packages there need those.
+system='^(linux-vdso|/lib64/ld-linux.*|libc|libm|libdl|librt|libpthread|libresolv|libutil|libstdc\+\+|libgcc_s)\.so'
+mkdir -p "$out/bin" "$out/lib"
+for program in l4 l4-tests; do
+  strip -o "$out/bin/$program" "$build/$program"
+  ldd "$build/$program" | awk '$2 == "=>" { print $1, $3 }' | grep -vE "$system" | while read -r soname file; do
+    install -m 644 "$(realpath "$file")" "$out/lib/$soname"
+  done
+done
+for tool in run serve bench convert eval; do ln -sfn l4 "$out/bin/l4-$tool"; done
+# The tests look for their data and the program where they were built.
+{ sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt"; realpath "$build"; } > "$out/built_at"
+if [ -n "$reference" ]; then
+  rm -rf "$out/demo"
+  cp -rL "$reference" "$out/demo"
+fi
+
+carried=$(du -sb --apparent-size "$out" | cut -f1)
+tracked=$(git ls-files -z --cached --others --exclude-standard | xargs -0 du -cb | tail -1 | cut -f1)
+printf 'build-gpu %s MiB, working tree %s MiB, both %s of 64 MiB\n' $((carried >> 20)) $((tracked >> 20)) $(((carried + tracked) >> 20))
+[ -d "$out/demo" ] || echo "pack.sh: without a reference the section demo will not run" >&2
+[ $((carried + tracked)) -lt $((64 << 20)) ]

@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# usage: scripts/gpu/session.sh [SECTION ...]          on the machine with GPUs, in the repository's root; build-gpu/ beside it
+#        TRIAL=1 scripts/gpu/session.sh [SECTION ...]  the same sections on the CPU with tiny models, to try the script
+#
+# One session as one command. Every section runs under its own time limit, one that fails stops no other, and what does not fit
+# into LIMIT seconds any more is left out and said. Files come back in $OUT: session.log (everything printed), results.jsonl (a
+# line a section, and the tools' own lines), bench.jsonl. The summary is printed last. Exit status 0 only if all passed.
+#
+# section      what                                                            GPUs   estimate (s)  limit (s)
+# ceilings     l4-bench ceilings: bandwidth, matrix rate, launches, peers       1-2             15         60
+# gpu-test     the tests of CUDA operations and of the libraries                1-2             30        120
+# demo         200 prompts token for token, eager, tensor parallel, passkeys    1-2             40        150
+# checkpoint   4 layers of Scout, 21.8 GB; in the background of the two above     1             20         90
+# real-width   transformers in float32 and bfloat16 against l4, on all GPUs     1-2             75        200
+# loader       storage's rate, cold and warm loads                              1-2             80        200
+# bench        the tables of NOTES.md: 16 layers on one H100, Scout on two H200 1-2             90        200
+# sanitizer    memcheck and racecheck of each family of tests, four at a time     1            120        240
+#
+# All on one GPU: about 7 minutes; on two: ceilings gpu-test demo checkpoint real-width loader bench, about 6. The machine's
+# start takes a minute or more beside that. See README.md for what to send in which call.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+root=$PWD
+
+ALL=(ceilings gpu-test demo checkpoint real-width loader bench sanitizer)
+declare -A ESTIMATE=([ceilings]=15 [gpu-test]=30 [demo]=40 [checkpoint]=20 [real-width]=75 [loader]=80 [bench]=90 [sanitizer]=120)
+declare -A AT_MOST=([ceilings]=60 [gpu-test]=120 [demo]=150 [checkpoint]=90 [real-width]=200 [loader]=200 [bench]=200
+                    [sanitizer]=240)
+LIMIT=${LIMIT:-570}  # of the whole script
+SECONDS=0
+
+export TRIAL=${TRIAL:-} OUT=${OUT:-$root/build-gpu/out}
+export BIN=${BIN:-$root/build-gpu/bin} WORK=${WORK:-/tmp/l4-session} PYTHON=${PYTHON:-python3}
+export PYTHONUNBUFFERED=1 L4_DEMO_DIR=$root/core/demo NCCL_NVLS_ENABLE=0
+export CHECKPOINT=$WORK/checkpoint
+
+prepare() {
+  mkdir -p "$OUT" "$WORK/logs"
+  [ -n "$TRIAL" ] && rm -f "$OUT"/*
+  GPUS=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+  [ -n "$TRIAL" ] && GPUS=0
+  export GPUS DEVICE=cuda
+  [ -n "$TRIAL" ] && DEVICE=cpu
+  # cuBLASLt and NCCL: the toolkit's, else those that came with PyTorch.
+  local libraries=$root/build-gpu/lib:/usr/local/cuda/lib64
+  libraries+=:$("$PYTHON" -c '
+import glob, site
+print(":".join(glob.glob(site.getsitepackages()[0] + "/nvidia/*/lib")))' 2>/dev/null)
+  export L4_LIBRARIES=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  # Where the tests were built: their data and the program lie there.
+  if [ -f build-gpu/built_at ]; then
+    { read -r source; read -r built; } < build-gpu/built_at
+    if [ ! -e "$source" ]; then mkdir -p "$(dirname "$source")" && ln -s "$root" "$source"; fi
+    if [ ! -e "$built" ]; then mkdir -p "$(dirname "$built")" && ln -s "$BIN" "$built"; fi
+  fi
+  {
+    date -u
+    nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>/dev/null
+    nvidia-smi topo -m 2>/dev/null | head -8
+    uname -r
+    free -g | sed -n 2p
+    df -h "$WORK" | tail -1
+    LD_LIBRARY_PATH=$L4_LIBRARIES "$BIN/l4-run" --version
+    LD_LIBRARY_PATH=$L4_LIBRARIES "$BIN/l4-run" --list-devices
+  } 2>&1 | tee -a "$OUT/session.log"
+}
+
+# ---- sections: each runs in a shell of its own -----------------------------------------------------------------------
+
+l4() { LD_LIBRARY_PATH=$L4_LIBRARIES "$BIN/$@"; }
+tool() { LD_LIBRARY_PATH=$L4_LIBRARIES "$PYTHON" "scripts/gpu/$@"; }  # its JSON line also goes to results.jsonl
+two() { [ "$GPUS" -ge 2 ]; }
+missing() { echo "not run: $*"; exit 77; }
+
+section_ceilings() {
+  l4 l4-bench ceilings --help >/dev/null 2>&1 || missing "this l4-bench has no ceilings"
+  l4 l4-bench ceilings -o jsonl | tee -a "$OUT/bench.jsonl"
+}
+
+section_gpu-test() {
+  if [ -n "$TRIAL" ]; then l4 l4-tests -tc='libraries:*,l4-eval:*'; return; fi
+  l4 l4-tests -tc='cuda *,libraries:*' > "$WORK/gpu-test"
+  local status=$?
+  cat "$WORK/gpu-test"
+  # On this machine a skipped test is a missed one, but for those that need more GPUs.
+  if grep '^SKIPPED' "$WORK/gpu-test" | grep -v 'Hopper GPUs$'; then return 1; fi
+  return $status
+}
+
+section_demo() {
+  [ -f build-gpu/demo/reference.jsonl ] || missing "no build-gpu/demo (pack.sh BUILD REFERENCE)"
+  if [ -n "$TRIAL" ]; then tool demo.py build-gpu/demo --self-check "$BIN/l4-eval" | tee -a "$OUT/results.jsonl"; return; fi
+  tool demo.py build-gpu/demo --l4-eval "$BIN/l4-eval" --device "$DEVICE" $(two && echo --tensor-parallel 2) |
+    tee -a "$OUT/results.jsonl"
+}
+
+section_checkpoint() {
+  tool make_checkpoint.py "$CHECKPOINT" ${TRIAL:+--preset small --device cpu --threads 2} | tee -a "$OUT/results.jsonl"
+}
+
+section_real-width() {
+  [ -f "$CHECKPOINT/model.safetensors.index.json" ] || missing "no checkpoint"
+  local words=(--l4-eval "$BIN/l4-eval" --device "$DEVICE")
+  [ -n "$TRIAL" ] && words+=(--hf-device cpu --tokens 96 --seeds 2 --long 300 --decode 8)
+  two && words+=(--tensor-parallel 2)
+  tool real_width.py "$CHECKPOINT" "${words[@]}" | tee -a "$OUT/results.jsonl"
+}
+
+section_loader() {
+  [ -f "$CHECKPOINT/model.safetensors.index.json" ] || missing "no checkpoint"
+  tool loader.py "$CHECKPOINT" --l4-run "$BIN/l4-run" --device "$DEVICE" $(two && echo --tensor-parallel 2) \
+    ${TRIAL:+--share 0} | tee -a "$OUT/results.jsonl"
+}
+
+section_bench() {
+  local status=0 scout=(-m scout --synthetic -o jsonl) layers=(--layers 16)
+  bench() { timeout -k 5 90 env LD_LIBRARY_PATH="$L4_LIBRARIES" "$BIN/l4-bench" "$@" -oe md >> "$OUT/bench.jsonl" || status=$?; }
+  if [ -n "$TRIAL" ]; then
+    bench decode -m tiny --synthetic -o jsonl --device cpu --batch 1,2 --context 32 -n 4
+    return $status
+  fi
+  two && layers=(-tp 2)
+  bench decode "${scout[@]}" "${layers[@]}" --batch 1 --context 1K,8K -n 100
+  bench decode "${scout[@]}" "${layers[@]}" --batch 8,32,64 --context 1K -n 50
+  bench prefill "${scout[@]}" "${layers[@]}" -p 8K
+  if l4 l4-bench op --help >/dev/null 2>&1; then bench op -o jsonl; else echo "this l4-bench has no op"; fi
+  return $status
+}
+
+section_sanitizer() {
+  local sanitizer
+  sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+  [ -n "$sanitizer" ] || missing "no compute-sanitizer"
+  # One process for each tool and family, so that one that hangs costs itself alone.
+  l4 l4-tests --list-test-cases | grep -oE '^cuda [^:]+:' | sort -u > "$WORK/families"
+  [ -s "$WORK/families" ] || missing "no tests named \"cuda ...\""
+  export sanitizer
+  check() {
+    local log="$WORK/sanitizer-$1-${2//[^a-z]/_}"
+    LD_LIBRARY_PATH=$L4_LIBRARIES timeout -k 5 100 "$sanitizer" --tool "$1" --target-processes all --print-limit 20 \
+      "$BIN/l4-tests" -tc="$2*" > "$log" 2>&1
+    local status=$? errors
+    errors=$(awk '/(ERROR|RACECHECK) SUMMARY: [0-9]+/ { n += $4; seen = 1 } END { if (seen) print n }' "$log")
+    printf '%-10s %-28s exit %-4s errors %s\n' "$1" "$2" "$status" "${errors:-none reported: it did not finish}"
+    [ "$status" = 0 ] && [ "$errors" = 0 ] && return 0
+    grep -E '=========|FAILED' "$log" | head -60
+    return 1
+  }
+  export -f check
+  while read -r family; do printf 'memcheck\0%s\0racecheck\0%s\0' "$family" "$family"; done < "$WORK/families" |
+    xargs -0 -n 2 -P 4 bash -c 'check "$0" "$1"'
+}
+
+if [ "${1:-}" = --section ]; then
+  "section_$2"
+  exit
+fi
+
+# ---- the session -----------------------------------------------------------------------------------------------------
+
+sections=("$@")
+[ $# = 0 ] && sections=("${ALL[@]}")
+for name in "${sections[@]}"; do
+  [ -n "${ESTIMATE[$name]:-}" ] || { echo "session.sh: no section $name; there are ${ALL[*]}" >&2; exit 2; }
+done
+prepare
+
+record() {  # name, exit status, seconds
+  printf '{"section": "%s", "exit": %s, "seconds": %s, "estimate": %s}\n' "$1" "$2" "$3" "${ESTIMATE[$1]}" >> "$OUT/results.jsonl"
+}
+
+run_section() {
+  local name=$1 begin=$SECONDS left=$((LIMIT - SECONDS)) limit=${AT_MOST[$1]}
+  if [ $((left - 5)) -lt $((ESTIMATE[$name] / 2)) ]; then
+    echo "== $name: left out, $left s remain"
+    record "$name" 75 0
+    return
+  fi
+  [ "$limit" -gt $((left - 5)) ] && limit=$((left - 5))
+  timeout -k 5 "$limit" bash "$0" --section "$name" > "$WORK/logs/$name" 2>&1
+  local status=$?
+  { echo "== $name: exit $status after $((SECONDS - begin)) s"; head -c 4000000 "$WORK/logs/$name"; } >> "$OUT/session.log"
+  echo "== $name: exit $status after $((SECONDS - begin)) s"
+  [ "$status" = 0 ] || tail -c 1500 "$WORK/logs/$name"
+  record "$name" "$status" $((SECONDS - begin))
+}
+
+background=
+for name in "${sections[@]}"; do
+  # The checkpoint is made while tests that time nothing run.
+  if [ "$name" = checkpoint ] && [ -n "$background" ]; then
+    wait "$background"
+    background=
+    continue
+  fi
+  if [[ $name =~ ^(gpu-test|demo)$ && -z $background && " ${sections[*]} " == *" checkpoint "* ]] &&
+     [ ! -e "$CHECKPOINT/config.json" ]; then
+    run_section checkpoint &
+    background=$!
+  fi
+  run_section "$name"
+done
+[ -n "$background" ] && wait "$background"
+"$PYTHON" scripts/gpu/summary.py "$OUT/results.jsonl"
