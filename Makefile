@@ -46,7 +46,7 @@ cpu:  ## build and test without CUDA, in build-cpu
 sanitize: deps  ## build and test with the address and undefined behaviour sanitizers, in build-sanitize
 	@$(call CONFIGURE,build-sanitize,-DL4_CUDA=OFF -DL4_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo)
 	@cmake --build build-sanitize -j $(JOBS)
-	@build-sanitize/l4-tests
+	@LSAN_OPTIONS=print_suppressions=0:suppressions=$(CURDIR)/scripts/lsan.supp build-sanitize/l4-tests
 
 format:  ## clang-format 14 over our sources
 	@scripts/lint.sh format
