@@ -27,6 +27,7 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
   uint64_t size() const { return size_; }
   const fs::path& path() const { return path_; }
+  int descriptor() const { return fd_; }  // for what this class does not do
   uint64_t size_now() const;  // of the open file, which may have changed since it was mapped
   // Copies bytes [offset, offset + out.size()) without the map: Error{input} where the file ends before that.
   void read_at(uint64_t offset, std::span<std::byte> out) const;

@@ -40,6 +40,7 @@ class SafetensorsFile {
   explicit SafetensorsFile(const fs::path& path, uint32_t file_index = 0);
 
   const fs::path& path() const { return file_.path(); }
+  const MappedFile& file() const { return file_; }
   uint64_t file_bytes() const { return file_.size(); }
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in the order of their bytes
   const TensorInfo* find(std::string_view name) const;                 // nullptr when there is none

@@ -89,8 +89,11 @@ class Planner {
     const Range e = shard_.expert_ffn;
     p.experts_up.experts = p.experts_down.experts = shard_.experts;
     p.experts_up.spec = {gate_up, 2 * e.size(), text.hidden, shard_.experts.size(), true, false, format_of(gate_up)};
-    p.experts_up.weight = {{gate_up, e, hidden, 0, true},  // gate is the first half of the last axis, up the second
-                           {gate_up, {text.ffn + e.begin, text.ffn + e.end}, hidden, e.size(), true}};
+    if (e.size() == text.ffn)  // gate is the first half of the last axis, up the second
+      p.experts_up.weight = {{gate_up, {0, 2 * text.ffn}, hidden, 0, true}};
+    else
+      p.experts_up.weight = {{gate_up, e, hidden, 0, true},
+                             {gate_up, {text.ffn + e.begin, text.ffn + e.end}, hidden, e.size(), true}};
     p.experts_down.spec = {down, text.hidden, e.size(), shard_.experts.size(), false, false, format_of(down)};
     p.experts_down.weight = {{down, hidden, e, 0, true}};
     return p;
@@ -149,13 +152,14 @@ class Loader {
 
   void operator()(const char*, const TensorPlan& plan, Tensor& into) {
     if (plan.tensor.empty()) return;
-    View from = source(plan.tensor).slice(plan.rows.begin, plan.rows.size());
+    const Source source = find(plan.tensor);
+    const View from = source.view.slice(plan.rows.begin, plan.rows.size());
     L4_CHECK(from.elements() == plan.shape.elements(), plan.tensor);
     into.view = {nullptr, activation_, plan.shape};
     into.buffer = backend_.allocate(into.view.bytes(), plan.tensor.c_str());
     into.view.data = into.buffer.data();
     if (from.dtype == activation_) {
-      backend_.upload(into.view, from.data);
+      backend_.load(into.view, from.data, *source.file);
     } else {
       std::vector<float> values = to_floats(from);
       if (activation_ == DType::f32) {
@@ -174,37 +178,45 @@ class Loader {
     std::vector<WeightSlice> weight, bias;
     uint64_t bytes = 0;
     for (const SlicePlan& s : plan.weight) {
-      View from = source(s.tensor);
+      const Source source = find(s.tensor);
+      const View& from = source.view;
       bytes += uint64_t(s.n.size() * s.k.size() * plan.spec.n_experts) * dtype_bytes(from.dtype);
       if (!s.fused_experts) {
-        weight.push_back(slice(from, s.n.begin * from.shape[1] + s.k.begin, s, from.shape[1], 1));
+        weight.push_back(slice(source, s.n.begin * from.shape[1] + s.k.begin, s, from.shape[1], 1));
         continue;
       }
       const int64_t k_dim = from.shape[1], n_dim = from.shape[2];
       for (int64_t e = plan.experts.begin; e < plan.experts.end; ++e) {
-        weight.push_back(slice(from, (e * k_dim + s.k.begin) * n_dim + s.n.begin, s, 1, n_dim));
+        weight.push_back(slice(source, (e * k_dim + s.k.begin) * n_dim + s.n.begin, s, 1, n_dim));
         weight.back().expert = e - plan.experts.begin;
       }
     }
     for (const SlicePlan& s : plan.bias) {
-      View from = source(s.tensor);
-      bias.push_back(slice(from, s.n.begin, s, 1, 1));
-      bytes += uint64_t(s.n.size()) * dtype_bytes(from.dtype);
+      const Source source = find(s.tensor);
+      bias.push_back(slice(source, s.n.begin, s, 1, 1));
+      bytes += uint64_t(s.n.size()) * dtype_bytes(source.view.dtype);
     }
     into = backend_.pack(plan.spec, weight, bias);
     on_bytes_(bytes);
   }
 
  private:
-  View source(const std::string& name) {
+  struct Source {
+    View view;  // in the map of:
+    const MappedFile* file;
+  };
+  Source find(const std::string& name) {
     const TensorInfo* info = checkpoint_.find(name);
     L4_CHECK(info, name);  // check_tensors() has seen to it
-    return checkpoint_.data(*info);
+    return {checkpoint_.data(*info), &checkpoint_.shard(*info).file()};
   }
 
-  static WeightSlice slice(const View& from, int64_t element, const SlicePlan& s, int64_t n_stride, int64_t k_stride) {
+  static WeightSlice slice(const Source& source, int64_t element, const SlicePlan& s, int64_t n_stride,
+                           int64_t k_stride) {
+    const View& from = source.view;
     WeightSlice out;
     out.data = static_cast<const std::byte*>(from.data) + size_t(element) * dtype_bytes(from.dtype);
+    out.file = source.file;
     out.dtype = from.dtype;
     out.n = s.n.size(), out.k = s.k.size();
     out.n_stride = n_stride, out.k_stride = k_stride;
@@ -294,6 +306,7 @@ Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Bac
                      const std::function<void(uint64_t)>& on_bytes) {
   Weights weights = empty_weights(plan);
   for_each_weight(plan, weights, Loader(checkpoint, backend, activation, on_bytes));
+  backend.finish_loading();
   return weights;
 }
 

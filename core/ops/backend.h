@@ -37,6 +37,11 @@ class Backend {
   virtual PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                             std::span<const WeightSlice> bias) = 0;
   virtual size_t packed_bytes(const LinearSpec& spec) const = 0;  // what pack() will allocate, for plans
+  // upload() of bytes that lie in a mapped file.
+  virtual void load(const View& to, const void* host, const MappedFile& file) = 0;
+  // Of what lies in mapped files, pack() and load() may return before it is read; errors then come from later calls.
+  // Files and weights stay until this has returned: everything is in its place.
+  virtual void finish_loading() = 0;
   // Made-up weights, for measuring without a checkpoint; bit for bit the same on every backend. Here: made on the host,
   // then packed or uploaded.
   virtual PackedWeight pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,

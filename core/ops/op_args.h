@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "base/file.h"
 #include "ops/attention_kind.h"
 #include "ops/random_weights.h"
 #include "ops/step_plan.h"
@@ -34,7 +35,8 @@ struct LinearSpec {
 // data[i * n_stride + j * k_stride] (strides in elements) and becomes W[expert][n_offset + i][k_offset + j].
 // A bias slice has k == 1 and goes to b[n_offset + i].
 struct WeightSlice {
-  const void* data = nullptr;  // host memory, typically a mapped file
+  const void* data = nullptr;        // host memory
+  const MappedFile* file = nullptr;  // that `data` lies in, if it does: a backend may read it by other ways than the map
   DType dtype = DType::bf16;
   int64_t n = 0, k = 0;
   int64_t n_stride = 0, k_stride = 1;

@@ -54,6 +54,9 @@ PackedWeight CpuBackend::pack(const LinearSpec& spec, std::span<const WeightSlic
 size_t CpuBackend::packed_bytes(const LinearSpec& spec) const {
   return packed_weight_bytes(spec);
 }
+void CpuBackend::load(const View& to, const void* host, const MappedFile&) {
+  upload(to, host);
+}
 
 // ---- a step ---------------------------------------------------------------------------------------------------------
 

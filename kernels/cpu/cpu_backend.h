@@ -25,6 +25,8 @@ class CpuBackend : public Backend {
   PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                     std::span<const WeightSlice> bias) override;
   size_t packed_bytes(const LinearSpec& spec) const override;
+  void load(const View& to, const void* host, const MappedFile& file) override;
+  void finish_loading() override {}
 
   void begin_step(const StepPlan& step) override;
   View run_step(const StepPlan& step, const std::function<View()>& issue) override;

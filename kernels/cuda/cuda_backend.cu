@@ -8,6 +8,7 @@
 #include "kernels/cuda/libraries.h"
 #include "kernels/cuda/memory.h"
 #include "ops/cuda_devices.h"
+#include "ops/weight_slices.h"
 
 namespace l4 {
 
@@ -53,13 +54,18 @@ CudaBackend::CudaBackend(int device, const CudaOptions& options) : options_(opti
   gpu_.counters = static_cast<uint32_t*>(counters_.data());
   L4_CUDA(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), gpu_.stream));
   step_ = std::make_unique<StepBuffer>(options);
+  L4_CUDA(cudaEventCreate(&step_begin_));
+  L4_CUDA(cudaEventCreate(&step_end_));
 }
 
 CudaBackend::~CudaBackend() {
+  loader_.reset();
   if (!gpu_.stream) return;
   cudaSetDevice(gpu_.index);
   cudaStreamSynchronize(gpu_.stream);
   if (gpu_.cublas_lt) cublas_lt().cublasLtDestroy(gpu_.cublas_lt);
+  for (cudaEvent_t event : {step_begin_, step_end_})
+    if (event) cudaEventDestroy(event);
   cudaStreamDestroy(gpu_.stream);
 }
 
@@ -110,8 +116,26 @@ void CudaBackend::copy_pages(const KvLayer& first_layer, int64_t n_layers, std::
 PackedWeight CudaBackend::pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                                std::span<const WeightSlice> bias) {
   make_current();
-  return pack_weight(gpu_, spec, weight, bias,
-                     [](size_t bytes, const char* what) { return device_buffer(bytes, what); });
+  auto in_file = [](const WeightSlice& slice) { return slice.file != nullptr; };
+  if (!std::all_of(weight.begin(), weight.end(), in_file) || !std::all_of(bias.begin(), bias.end(), in_file))
+    return pack_weight(gpu_, spec, weight, bias, device_buffer);
+  check_slices(spec, weight, spec.k, "weight");
+  if (spec.bias) check_slices(spec, bias, 1, "bias");
+  PackedWeight packed = empty_weight(spec, device_buffer);
+  loader().pack(weight, bias, packed);
+  return packed;
+}
+void CudaBackend::load(const View& to, const void* host, const MappedFile& file) {
+  loader().load(to, static_cast<const std::byte*>(host), file);
+}
+void CudaBackend::finish_loading() {
+  if (loader_) loader_->finish();
+  loader_.reset();
+}
+WeightLoader& CudaBackend::loader() {
+  make_current();
+  if (!loader_) loader_ = std::make_unique<WeightLoader>(gpu_.index);
+  return *loader_;
 }
 size_t CudaBackend::packed_bytes(const LinearSpec& spec) const {
   return packed_weight_bytes(spec);
@@ -122,6 +146,7 @@ size_t CudaBackend::packed_bytes(const LinearSpec& spec) const {
 void CudaBackend::begin_step(const StepPlan& step) {
   if (gpu_.index != kNoCudaDevice) {
     make_current();
+    L4_CUDA(cudaEventRecord(step_begin_, gpu_.stream));
     gpu_.step = step_->upload(step, gpu_.stream);
     return;
   }
@@ -138,7 +163,17 @@ void CudaBackend::begin_step(const StepPlan& step) {
 
 View CudaBackend::run_step(const StepPlan& step, const std::function<View()>& issue) {
   make_current();
-  return options_.graphs && step.is_decode() ? graphs_.run(step, gpu_.stream, issue) : issue();
+  const View result = options_.graphs && step.is_decode() ? graphs_.run(step, gpu_.stream, issue) : issue();
+  L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
+  return result;
+}
+
+std::optional<double> CudaBackend::step_seconds() {
+  make_current();
+  float ms = 0;
+  L4_CUDA(cudaEventSynchronize(step_end_));
+  L4_CUDA(cudaEventElapsedTime(&ms, step_begin_, step_end_));
+  return ms * 1e-3;
 }
 
 void CudaBackend::embed(const EmbedArgs& args) {
@@ -217,6 +252,7 @@ std::vector<TokenChoice> CudaBackend::sample(const View& logits, std::span<const
   if (host_logits_.bytes() < logits.bytes()) host_logits_ = pinned_buffer(logits.bytes(), "logits");
   if (!host_) host_ = make_cpu_backend(0);
   download(host_logits_.data(), logits);
+  L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return host_->sample({host_logits_.data(), DType::f32, logits.shape}, rows);
 }
 

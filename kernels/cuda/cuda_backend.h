@@ -12,6 +12,7 @@
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/step_buffer.h"
+#include "kernels/cuda/weight_loader.h"
 #include "ops/backend.h"
 
 namespace l4 {
@@ -32,6 +33,8 @@ class CudaBackend : public Backend {
   PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                     std::span<const WeightSlice> bias) override;
   size_t packed_bytes(const LinearSpec& spec) const override;
+  void load(const View& to, const void* host, const MappedFile& file) override;
+  void finish_loading() override;
 
   void begin_step(const StepPlan& step) override;
   View run_step(const StepPlan& step, const std::function<View()>& issue) override;
@@ -43,6 +46,7 @@ class CudaBackend : public Backend {
   void ffn_down(const FfnDownArgs&) override;
   void head(const HeadArgs&) override;
   std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) override;
+  std::optional<double> step_seconds() override;
 
   void vision_embed(const VisionEmbedArgs&) override;
   void vision_qkv(const VisionQkvArgs&) override;
@@ -57,12 +61,15 @@ class CudaBackend : public Backend {
   cuda::OpContext context(Arena* work) { return {gpu_, *work}; }
   void sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm);
   const float* on_device(const View& host_table);
+  cuda::WeightLoader& loader();
 
   const CudaOptions options_;
   cuda::Gpu gpu_;
   Buffer counters_;
   std::unique_ptr<cuda::StepBuffer> step_;
   cuda::StepGraphs graphs_;
+  cudaEvent_t step_begin_ = nullptr, step_end_ = nullptr;
+  std::unique_ptr<cuda::WeightLoader> loader_;  // while there is loading
   std::vector<float> rope_host_;  // the table that rope_ holds
   Buffer rope_;
   std::unique_ptr<Backend> host_;  // chooses tokens

@@ -21,7 +21,18 @@ namespace l4::cuda {
 
 #define L4_NCCL_FUNCTIONS(X) \
   X(ncclGetVersion)          \
-  X(ncclGetErrorString)
+  X(ncclGetErrorString)      \
+  X(ncclGetLastError)        \
+  X(ncclGetUniqueId)         \
+  X(ncclCommInitRank)        \
+  X(ncclCommAbort)           \
+  X(ncclGroupStart)          \
+  X(ncclGroupEnd)            \
+  X(ncclAllReduce)           \
+  X(ncclAllGather)           \
+  X(ncclBroadcast)           \
+  X(ncclSend)                \
+  X(ncclRecv)
 
 #define L4_DECLARE(function) decltype(&::function) function;
 struct CublasLt {

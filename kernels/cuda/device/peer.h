@@ -1,0 +1,113 @@
+// Exchange of small vectors among GPUs that can write each other's memory, within a kernel: everybody pushes its part into
+// everybody's inbox and reads the others' parts from its own. No flags and no barriers: an inbox is filled with a word
+// that is never sent, -0.0, and a word has arrived when it is another one (NCCL's LL128 and TensorRT-LLM's Lamport kernels
+// work like this). Three inboxes are used in turn: while one is in use, the one before it is emptied. Nobody writes to
+// that one before the exchange after the next, which he can only begin when he has everybody's part of the next one, and
+// that they send after the kernel in which they emptied theirs.
+//
+// In a kernel (all threads of all blocks take part, whatever they push):
+//
+//   PeerExchange peers(links);          // after wait_for_predecessor()
+//   peers.push(i, word);                // uint4 or uint32_t, i counts them
+//   word = peers.receive<uint4>(r, i);  // rank r's; also one's own, for the same sum in the same order everywhere
+//   peers.finish(bytes);                // of one part; once, at the end
+//
+// All blocks need not be on the GPU at once: a block waits only for what its namesakes on the other GPUs pushed before
+// they waited, and every GPU starts its blocks in the same order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/ptx/load.h"
+
+namespace l4::cuda {
+
+constexpr int kMaxPeers = 8;
+constexpr int kInboxes = 3;
+constexpr uint32_t kNotThere = 0x80000000u;  // -0.0f; two bfloat16: 0.0 and -0.0
+
+struct PeerState {
+  uint32_t inbox;           // that the next exchange uses
+  uint32_t arrived;         // blocks; zero between kernels
+  uint32_t used[kInboxes];  // bytes of each part that the last exchange through it had
+};
+
+struct PeerLinks {
+  std::byte* inboxes[kMaxPeers] = {};  // of rank r, in its memory: [kInboxes][size][part_bytes]
+  PeerState* state = nullptr;          // this GPU's
+  const uint32_t* aborted = nullptr;   // host memory: not 0 when a rank has failed and nothing more will come
+  int32_t rank = 0, size = 1;
+  int64_t part_bytes = 0;
+};
+
+class PeerExchange {
+ public:
+  __device__ explicit PeerExchange(const PeerLinks& links)
+      : links_(links), inbox_(links.state->inbox), previous_((inbox_ + kInboxes - 1) % kInboxes) {
+    empty_previous();
+  }
+
+  // -0.0 becomes 0.0.
+  __device__ void push(int64_t i, uint4 v) {
+    v = {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
+    for (int r = 0; r < links_.size; ++r) store_volatile16(part<uint4>(r, inbox_, links_.rank) + i, v);
+  }
+  __device__ void push(int64_t i, uint32_t v) {
+    for (int r = 0; r < links_.size; ++r) store_relaxed_sys(part<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
+  }
+
+  template <class Word>
+  __device__ Word receive(int from, int64_t i) const {
+    const Word* at = part<Word>(links_.rank, inbox_, from) + i;
+    for (uint32_t tries = 1;; ++tries) {
+      Word v;
+      bool there;
+      if constexpr (sizeof(Word) == sizeof(uint4)) {
+        v = load_volatile16(at);
+        there = v.x != kNotThere && v.y != kNotThere && v.z != kNotThere && v.w != kNotThere;
+      } else {
+        v = load_relaxed_sys(at);
+        there = v != kNotThere;
+      }
+      if (there || (tries % kTriesPerLook == 0 && given_up())) return v;
+    }
+  }
+
+  __device__ void finish(int64_t bytes) {
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    PeerState& state = *links_.state;
+    if (fetch_add_gpu(&state.arrived, 1) + 1 != gridDim.x * gridDim.y * gridDim.z) return;
+    state.arrived = 0;  // the last block: all have read the state
+    state.used[inbox_] = uint32_t(bytes);
+    state.inbox = (inbox_ + 1) % kInboxes;
+  }
+
+ private:
+  static constexpr uint32_t kTriesPerLook = 1024;  // a look at the host's flag takes a microsecond
+
+  __device__ static uint32_t sendable(uint32_t v) { return v == kNotThere ? 0 : v; }
+  // The part of rank `from` in rank `of`'s inbox.
+  template <class Word>
+  __device__ Word* part(int of, uint32_t inbox, int from) const {
+    return reinterpret_cast<Word*>(links_.inboxes[of] + (int64_t(inbox) * links_.size + from) * links_.part_bytes);
+  }
+  __device__ bool given_up() const {
+    __nanosleep(100);
+    return load_relaxed_sys(links_.aborted) != 0;
+  }
+  __device__ void empty_previous() {
+    const int64_t words = (int64_t(links_.state->used[previous_]) + 15) / 16;
+    const int64_t block = blockIdx.x + int64_t(gridDim.x) * (blockIdx.y + int64_t(gridDim.y) * blockIdx.z);
+    const int64_t threads = int64_t(gridDim.x) * gridDim.y * gridDim.z * blockDim.x;
+    for (int r = 0; r < links_.size; ++r)
+      for (int64_t i = block * blockDim.x + threadIdx.x; i < words; i += threads)
+        part<uint4>(links_.rank, previous_, r)[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
+  }
+
+  const PeerLinks& links_;
+  const uint32_t inbox_, previous_;
+};
+
+}  // namespace l4::cuda
