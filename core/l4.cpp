@@ -1,5 +1,6 @@
 #include "l4.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/engine_loop.h"
@@ -55,6 +56,16 @@ void Generation::cancel() {
 
 // ---- Engine ---------------------------------------------------------------------------------------------------------
 
+namespace {
+// Of the host, or of the GPU that has the least.
+uint64_t free_memory(const std::vector<int>& gpus) {
+  if (gpus.empty()) return make_cpu_backend(1)->memory().free_bytes;
+  uint64_t least = UINT64_MAX;
+  for (int gpu : gpus) least = std::min(least, make_cuda_backend(gpu, {})->memory().free_bytes);
+  return least;
+}
+}  // namespace
+
 struct Engine::Impl {
   std::shared_ptr<const Frontend> frontend;
   LoadPlan plan;
@@ -66,7 +77,8 @@ Engine::Engine() : impl_(std::make_unique<Impl>()) {}
 Engine::~Engine() = default;
 
 std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
-  if (options.device == Device::cuda) fail(ErrorKind::unsupported, "--device cuda: this build has no CUDA backend");
+  LoadOptions placed = options;
+  placed.gpus = choose_gpus(options, list_cuda_devices());
   std::unique_ptr<Engine> engine(new Engine);
   Impl& im = *engine->impl_;
   im.frontend =
@@ -77,7 +89,7 @@ std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
   const HfCheckpoint checkpoint(options.model_dir);
   check_tensors(config, checkpoint);
   const StoredDType stored = [&](const std::string& name) { return checkpoint.find(name)->dtype; };
-  im.plan = plan_load(options, config, image_tiles, stored, make_cpu_backend(1)->memory().free_bytes);
+  im.plan = plan_load(placed, config, image_tiles, stored, free_memory(placed.gpus));
   auto executor = std::make_unique<Executor>(config, checkpoint, im.plan.executor);
   im.device = executor->device_name();
   if (options.on_activation) executor->set_trace(options.on_activation);

@@ -102,7 +102,9 @@ std::optional<DType> parse_dtype_option(std::string_view name);  // auto (nothin
 
 struct LoadOptions {
   fs::path model_dir = {};
-  Device device = Device::automatic;  // cuda where there is a GPU and this build has CUDA
+  Device device = Device::automatic;  // cuda where there is a GPU that we can use, and this build has CUDA
+  std::vector<int> gpus = {};         // CUDA device of each rank; empty: the first ones that we can use
+  bool cuda_graphs = true;            // decode steps recorded and replayed; without: the same bits, slower
   std::optional<DType> dtype = {};    // of activations and KV: f32 or bf16; nothing: as the checkpoint says
   int64_t max_context = 0;            // tokens of prompt and answer; 0: the model's, or as much as fits
   int64_t batch_tokens = 0;           // rows of the largest prefill step; 0: 8192 on GPUs, 512 on the CPU

@@ -32,7 +32,8 @@ bool DirectFile::read_direct(uint64_t begin, std::span<std::byte> out, size_t ne
   for (size_t done = 0; done < needed;) {
     const ssize_t n = ::pread(fd_, out.data() + done, out.size() - done, off_t(begin + done));
     if (n < 0 && errno == EINTR) continue;
-    // Refused (a file system may find out only now), the file's end, or a part that leaves us unaligned: read_at() says.
+    // Refused (a file system may find out only now), the file's end, or a part that leaves us unaligned: read_at()
+    // says.
     if (n <= 0 || (size_t(n) % kAlign != 0 && done + size_t(n) < needed)) return false;
     done += size_t(n);
   }

@@ -20,8 +20,8 @@ class DirectFile {
   DirectFile(const DirectFile&) = delete;
   DirectFile& operator=(const DirectFile&) = delete;
 
-  // Bytes [offset, offset + n) to somewhere in `buffer`, which is aligned and has room for n + 2 * kAlign; returns where.
-  // Any number of threads at once. Error{io}, Error{input} where the file ends before that.
+  // Bytes [offset, offset + n) to somewhere in `buffer`, which is aligned and has room for n + 2 * kAlign; returns
+  // where. Any number of threads at once. Error{io}, Error{input} where the file ends before that.
   std::byte* read(uint64_t offset, size_t n, std::span<std::byte> buffer) const;
   // Runs of `run` bytes, the first at offset, each `stride` after the one before, to one another's end in `out`. The
   // system is asked to fetch what lies between them too: other ranks want it.

@@ -20,16 +20,39 @@ StoredDType stored_in(const WeightSource& source) {
   return [&source](const std::string& name) { return source.stored(name); };
 }
 
-// A step of the largest size, for measuring scratch. Its page tables are never read.
-StepPlan largest_step(const ExecutorOptions& options) {
+// Steps for measuring scratch; their page tables are never read.
+StepPlan step_of(int64_t n_rows, int64_t n_out, bool decode) {
   StepPlan step;
-  step.ids.resize(size_t(options.max_step_rows));
-  step.positions.resize(size_t(options.max_step_rows));
-  for (KvPlan& kv : step.kv) kv.spans = {{0, int32_t(options.max_step_rows), 0, 0}};
-  step.out_rows.resize(size_t(options.max_out_rows));
+  step.ids.resize(size_t(n_rows));
+  step.positions.resize(size_t(n_rows));
+  for (KvPlan& kv : step.kv) {
+    if (!decode) kv.spans = {{0, int32_t(n_rows), 0, 0}};
+    for (int64_t row = 0; decode && row < n_rows; ++row) kv.spans.push_back({int32_t(row), 1, 0, 0});
+  }
+  step.out_rows.resize(size_t(n_out));
   std::iota(step.out_rows.begin(), step.out_rows.end(), 0);
   return step;
 }
+
+// A kernel may take more scratch for a few rows, which it must divide among all multiprocessors, than for many. So one
+// prompt and one token of each sequence, of every power of two of rows and of the most there can be.
+std::vector<StepPlan> steps_to_measure(const ExecutorOptions& o) {
+  std::vector<StepPlan> steps;
+  for (int64_t rows = 1; rows < 2 * o.max_step_rows; rows *= 2) {
+    const int64_t n = std::min(rows, o.max_step_rows), decoded = std::min(n, o.max_out_rows);
+    steps.push_back(step_of(n, std::min(n, o.max_out_rows), false));
+    steps.push_back(step_of(decoded, decoded, true));
+  }
+  return steps;
+}
+
+CudaOptions cuda_options(const ModelConfig& config, const ExecutorOptions& o) {
+  return {o.max_step_rows, o.max_out_rows, o.kv_pages[0] + o.kv_pages[1], kv_page_tokens(config.text), o.cuda_graphs};
+}
+
+// cuBLASLt's workspace, kernels' code, graphs, allocations rounded to 2 MB; with several ranks also NCCL's buffers.
+// An estimate: what a program without weights was seen to take, and as much again.
+constexpr uint64_t kGpuRuntimeBytes = uint64_t(1280) << 20, kNcclBytes = uint64_t(512) << 20;
 
 Shape pixel_shape(const VisionConfig& v, int64_t n_tiles) {
   return {n_tiles, v.n_channels, v.image_size, v.image_size};
@@ -39,7 +62,7 @@ bool encodes_images(const ModelConfig& config, const ExecutorOptions& options, c
   return config.vision && shard.first_stage() && options.encoder_rows > 0;
 }
 
-// Runs the largest step and the largest encoder pass on shapes alone: what one rank's arena must hold.
+// Runs the steps to measure and the largest encoder pass on shapes alone: what one rank's arena must hold.
 uint64_t activation_bytes(const ModelConfig& config, const ExecutorOptions& options, Backend& backend,
                           const ShardPlan& shard, const WeightPlan& plan) {
   const Weights weights = shapes_of(plan, options.dtype);
@@ -56,7 +79,12 @@ uint64_t activation_bytes(const ModelConfig& config, const ExecutorOptions& opti
                 {nullptr, options.dtype, {rows, config.text.hidden}});
     work.reset();
   }
-  TextModel(config, weights, options.dtype).forward(rank, largest_step(options), kv, features);
+  const TextModel text(config, weights, options.dtype);
+  for (const StepPlan& step : steps_to_measure(options)) {
+    backend.begin_step(step);
+    text.forward(rank, step, kv, features);
+    work.reset();
+  }
   return work.peak();
 }
 
@@ -82,6 +110,7 @@ struct Worker {
 struct Executor::Impl {
   ModelConfig config;
   ExecutorOptions options;
+  std::vector<MemoryPlan> plans;  // of the ranks
   std::vector<Worker> workers;
   Trace trace;
 
@@ -148,6 +177,55 @@ struct Executor::Impl {
     for (std::thread& t : threads) t.join();
   }
 
+  // Backends, after a look at whether everything fits, and communicators of all ranks.
+  void start_on_cpu() {
+    const Topology& topology = options.topology;
+    const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
+    const int n_threads = options.cpu_threads > 0 ? options.cpu_threads : cores;
+    uint64_t needed = 0;
+    for (const MemoryPlan& plan : plans) needed += plan.total();
+    for (Worker& w : workers) w.backend = make_cpu_backend(std::max(1, n_threads / topology.world()));
+    const MemoryInfo memory = workers[0].backend->memory();  // all CPU ranks share it
+    if (needed > memory.free_bytes)
+      fail(ErrorKind::memory, config.source, ": needs ", human_bytes(needed), " of memory (weights, KV cache), ",
+           human_bytes(memory.free_bytes), " is free");
+    connect([](std::span<Backend* const> backends) { return make_thread_comms(int(backends.size())); });
+  }
+
+  void start_on_gpus() {
+    L4_CHECK(options.gpus.size() == workers.size(), options.gpus.size(), " GPUs, ", workers.size(), " ranks");
+    for (size_t rank = 0; rank < workers.size(); ++rank) {
+      Worker& w = workers[rank];
+      const MemoryPlan& plan = plans[rank];
+      w.backend = make_cuda_backend(options.gpus[rank], cuda_options(config, options));
+      const uint64_t free_bytes = w.backend->memory().free_bytes;
+      if (plan.total() > free_bytes)
+        fail(ErrorKind::memory, config.source, ": needs ", human_bytes(plan.total()), " of GPU ", options.gpus[rank],
+             "'s memory (weights ", human_bytes(plan.weight_bytes), ", KV cache ", human_bytes(plan.kv_bytes),
+             ", activations ", human_bytes(plan.activation_bytes + plan.encoder_bytes), ", libraries ",
+             human_bytes(plan.runtime_bytes), "), ", human_bytes(free_bytes), " is free");
+    }
+    connect(make_cuda_comms);
+  }
+
+  // Each stage's ranks among themselves, and all ranks where stages hand over to each other.
+  template <class MakeComms>
+  void connect(const MakeComms& make_comms) {
+    const Topology& topology = options.topology;
+    auto group = [&](int begin, int size, std::unique_ptr<Comm> Worker::*member) {
+      std::vector<Backend*> backends;
+      for (int rank = begin; rank < begin + size; ++rank) backends.push_back(workers[size_t(rank)].backend.get());
+      std::vector<std::unique_ptr<Comm>> comms;
+      if (size > 1) comms = make_comms(backends);
+      for (int rank = begin; rank < begin + size; ++rank)
+        workers[size_t(rank)].*member = size > 1 ? std::move(comms[size_t(rank - begin)]) : make_single_comm();
+    };
+    for (int stage = 0; stage < topology.pp; ++stage) group(stage * topology.tp, topology.tp, &Worker::tp);
+    group(0, topology.pp > 1 ? topology.world() : 1, &Worker::world);
+    for (Worker& w : workers)
+      if (!w.world) w.world = make_single_comm();  // never used
+  }
+
   void build(Worker& w, const WeightSource& source, const std::function<void(uint64_t)>& on_bytes) {
     const TextConfig& text = config.text;
     const WeightPlan plan = plan_weights(config, w.shard, options.dtype, stored_in(source));
@@ -160,7 +238,7 @@ struct Executor::Impl {
       w.pixels =
           tensor(*w.backend, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles), "the encoder's input");
     }
-    w.work = Arena(w.backend->allocate(activation_bytes(config, options, *w.backend, w.shard, plan), "activations"));
+    w.work = Arena(w.backend->allocate(plans[size_t(w.shard.rank)].activation_bytes, "activations"));
   }
 
   static Tensor tensor(Backend& backend, DType dtype, Shape shape, const char* what) {
@@ -185,8 +263,11 @@ struct Executor::Impl {
     on_all_ranks([&](Worker& w) {
       w.backend->begin_step(step);
       w.kv->copy_pages(step.page_copies);
-      w.work.reset();
-      w.logits = w.text->forward(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), step, *w.kv, w.features.view);
+      auto issue = [&] {
+        w.work.reset();
+        return w.text->forward(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), step, *w.kv, w.features.view);
+      };
+      w.logits = trace ? issue() : w.backend->run_step(step, issue);
     });
   }
 
@@ -211,7 +292,10 @@ MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options
   if (encodes_images(config, options, shard))
     plan.encoder_bytes = uint64_t(options.encoder_rows * config.text.hidden) * dtype_bytes(options.dtype) +
                          View{nullptr, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles)}.bytes();
-  plan.activation_bytes = activation_bytes(config, options, *make_cpu_backend(1), shard, weights);
+  const bool on_gpu = !options.gpus.empty();
+  const auto backend = on_gpu ? make_cuda_backend(kNoCudaDevice, cuda_options(config, options)) : make_cpu_backend(1);
+  plan.activation_bytes = activation_bytes(config, options, *backend, shard, weights);
+  if (on_gpu) plan.runtime_bytes = kGpuRuntimeBytes + (options.topology.world() > 1 ? kNcclBytes : 0);
   return plan;
 }
 
@@ -224,26 +308,15 @@ Executor::Executor(const ModelConfig& config, const WeightSource& source, const 
   const StoredDType stored = stored_in(source);
   const Topology& topology = options.topology;
 
-  int threads = options.cpu_threads > 0 ? options.cpu_threads : int(std::max(1u, std::thread::hardware_concurrency()));
-  const int threads_per_rank = std::max(1, threads / topology.world());
-  uint64_t needed = 0, total = 0, done = 0;
-  auto world = make_thread_comms(topology.world());
-  std::vector<std::vector<std::unique_ptr<Comm>>> stages;
-  for (int stage = 0; stage < topology.pp; ++stage) stages.push_back(make_thread_comms(topology.tp));
+  uint64_t total = 0, done = 0;
   for (int rank = 0; rank < topology.world(); ++rank) {
     Worker w;
     w.shard = shard_of(config, topology, rank);
-    w.backend = make_cpu_backend(threads_per_rank);
-    w.tp = topology.tp == 1 ? make_single_comm() : std::move(stages[size_t(w.shard.stage)][size_t(w.shard.tp_rank)]);
-    w.world = std::move(world[size_t(rank)]);
-    needed += plan_memory(config, options, rank, stored).total();
+    im.plans.push_back(plan_memory(config, options, rank, stored));
     total += source_bytes(plan_weights(config, w.shard, options.dtype, stored), stored);
     im.workers.push_back(std::move(w));
   }
-  const MemoryInfo memory = im.workers[0].backend->memory();  // all CPU ranks share it
-  if (needed > memory.free_bytes)
-    fail(ErrorKind::memory, config.source, ": needs ", human_bytes(needed), " of memory (weights, KV cache), ",
-         human_bytes(memory.free_bytes), " is free");
+  options.gpus.empty() ? im.start_on_cpu() : im.start_on_gpus();
 
   for (size_t i = 0; i < im.workers.size(); ++i) im.threads.emplace_back([&im, i] { im.worker_loop(i); });
   std::mutex progress_mutex;
@@ -303,7 +376,9 @@ void Executor::set_trace(TraceSink sink, std::string suffix) {
 }
 
 std::string Executor::device_name() const {
-  return impl_->workers[0].backend->device_name();
+  const std::string name = impl_->workers[0].backend->device_name();
+  const size_t n_gpus = impl_->options.gpus.size();
+  return n_gpus > 1 ? cat(n_gpus, " x ", name) : name;
 }
 
 std::optional<double> Executor::step_seconds() {

@@ -20,6 +20,8 @@ namespace l4 {
 struct ExecutorOptions {
   Topology topology;
   DType dtype = DType::bf16;                      // activations and KV: bf16, or f32 (--dtype float32)
+  std::vector<int> gpus;                          // CUDA device of each rank; empty: all ranks on the CPU backend
+  bool cuda_graphs = true;                        // record decode steps and replay them
   int cpu_threads = 0;                            // of the CPU backend, all ranks together; 0: one per core
   int64_t kv_pages[kNumAttentionKinds] = {0, 0};  // pages of each kind
   int64_t max_step_rows = 0;                      // rows of the largest step
@@ -48,6 +50,7 @@ class Executor : public StepRunner {
   int64_t page_tokens() const override;
 
   // Activations of the following steps whose names end so, from the first rank of each stage; an empty function: off.
+  // Steps are not replayed meanwhile.
   void set_trace(TraceSink sink, std::string suffix = "");
 
   std::string device_name() const;
@@ -65,8 +68,9 @@ struct MemoryPlan {
   std::vector<PartBytes> weights;
   uint64_t weight_bytes = 0, kv_bytes = 0;
   uint64_t encoder_bytes = 0;     // the encoder cache and its input
-  uint64_t activation_bytes = 0;  // of the largest step, as the CPU backend takes them
-  uint64_t total() const { return weight_bytes + kv_bytes + encoder_bytes + activation_bytes; }
+  uint64_t activation_bytes = 0;  // of the largest step, as its backend takes them
+  uint64_t runtime_bytes = 0;     // on GPUs, about: what libraries, graphs and rounding to pages take
+  uint64_t total() const { return weight_bytes + kv_bytes + encoder_bytes + activation_bytes + runtime_bytes; }
 };
 MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredDType& stored);
 ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank);

@@ -1,5 +1,6 @@
 // describe_plan(): the memory of a model that need not be there.
 #include <algorithm>
+#include <numeric>
 
 #include "dist/shard_plan.h"
 #include "l4/load_plan.h"
@@ -29,6 +30,7 @@ struct Gpu {
 };
 constexpr Gpu kGpus[] = {{"H100", uint64_t(81559) << 20}, {"H200", uint64_t(143771) << 20}};
 constexpr uint64_t kUsablePercent = 90;
+constexpr uint64_t kFreePercent = 99;  // where the plan counts those: what the driver leaves
 
 bool same(const MemoryPlan& a, const MemoryPlan& b) {
   return a.weight_bytes == b.weight_bytes && a.kv_bytes == b.kv_bytes && a.encoder_bytes == b.encoder_bytes &&
@@ -81,7 +83,18 @@ std::string model_lines(const ModelConfig& config, const LoadPlan& plan) {
 
 }  // namespace
 
-std::string describe_plan(const LoadOptions& options) {
+std::string describe_plan(const LoadOptions& asked) {
+  // The GPUs need not be there, but the kernels, which say how much scratch they take.
+  const CudaDevices cuda = list_cuda_devices();
+  const bool any_gpu = std::any_of(cuda.devices.begin(), cuda.devices.end(), [](auto& d) { return d.usable(); });
+  LoadOptions on_cpu = asked, on_gpus = asked;
+  on_cpu.gpus.clear();
+  if (cuda.built && on_gpus.gpus.empty()) {
+    on_gpus.gpus.resize(size_t(asked.topology.world()));
+    std::iota(on_gpus.gpus.begin(), on_gpus.gpus.end(), 0);
+  }
+  const bool want_gpus = asked.device == Device::cuda || (asked.device == Device::automatic && any_gpu);
+  const LoadOptions& options = want_gpus ? on_gpus : on_cpu;
   const ModelConfig config = load_model_config(options.model_dir);
   const int64_t max_image_tiles = largest_image_tiles(options.model_dir, config);
   const DType stored_type = config.weights_dtype == "float32" ? DType::f32 : DType::bf16;
@@ -114,6 +127,7 @@ std::string describe_plan(const LoadOptions& options) {
   text += row("KV cache", [](const MemoryPlan& m) { return m.kv_bytes; });
   if (config.vision) text += row("image features", [](const MemoryPlan& m) { return m.encoder_bytes; });
   text += row("activations", [](const MemoryPlan& m) { return m.activation_bytes; });
+  if (!options.gpus.empty()) text += row("libraries, graphs", [](const MemoryPlan& m) { return m.runtime_bytes; });
   text += row("total", [](const MemoryPlan& m) { return m.total(); });
 
   const uint64_t global = kv_token_bytes(plan, config, AttentionKind::global);
@@ -121,18 +135,18 @@ std::string describe_plan(const LoadOptions& options) {
   text += cat("KV cache: for a context of ", human_count(uint64_t(plan.limits.max_context)), " tokens; a token takes ",
               human_bytes(global + chunked), ", of which ", human_bytes(global), " stay when its chunk has ended\n");
 
-  auto room = [&](const std::string& where, const MemoryBudget& budget) {
-    const int64_t fits = context_that_fits(options, config, max_image_tiles, stored, budget, config.text.max_positions);
+  auto room = [&](const std::string& where, const LoadOptions& place, const MemoryBudget& budget) {
+    const int64_t fits = context_that_fits(place, config, max_image_tiles, stored, budget, config.text.max_positions);
     text += cat(where, ": ",
                 fits == 0 ? "too little for the weights"
                           : cat("room for a context of ", human_count(uint64_t(fits)), " tokens"),
                 "\n");
   };
   const uint64_t free_bytes = make_cpu_backend(1)->memory().free_bytes;
-  room(cat("this machine's memory, ", human_bytes(free_bytes), " free"), {free_bytes});
+  room(cat("this machine's memory, ", human_bytes(free_bytes), " free"), on_cpu, {free_bytes});
   for (const Gpu& gpu : kGpus) {
-    const uint64_t bytes = gpu.memory_bytes / 100 * kUsablePercent;
-    room(cat("one ", gpu.name, " a rank, ", human_bytes(bytes), " of it used"), {bytes, true});
+    const uint64_t bytes = gpu.memory_bytes / 100 * (cuda.built ? kFreePercent : kUsablePercent);
+    room(cat("one ", gpu.name, " a rank, ", human_bytes(bytes), " of it used"), on_gpus, {bytes, true});
   }
   return text;
 }

@@ -9,8 +9,8 @@ namespace l4 {
 
 namespace {
 
-constexpr int64_t kCpuBatchTokens = 512;
-constexpr int64_t kCpuStepTiles = 4;  // encoded at once
+constexpr int64_t kCpuBatchTokens = 512, kGpuBatchTokens = 8192;
+constexpr int64_t kCpuStepTiles = 4, kGpuStepTiles = 8;  // encoded at once
 constexpr int kMaxThreads = 1024;
 constexpr int64_t kLogitsBytes = int64_t(256) << 20;  // of one step on the host, decides max_out_rows
 
@@ -25,6 +25,8 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
   ExecutorOptions& e = plan.executor;
   e.topology = options.topology;
   e.dtype = activation_type(options, config);
+  e.gpus = options.gpus;
+  e.cuda_graphs = options.cuda_graphs;
   e.cpu_threads = options.threads;
   e.on_progress = options.on_progress;
 
@@ -39,7 +41,7 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
     l.tile_elements = v.n_channels * v.image_size * v.image_size;
     const int64_t tiles = options.max_image_tiles > 0 ? options.max_image_tiles : max_image_tiles;
     e.encoder_rows = l.encoder_rows = tiles * l.tokens_per_tile;
-    e.max_step_tiles = l.max_step_tiles = std::min(tiles, kCpuStepTiles);
+    e.max_step_tiles = l.max_step_tiles = std::min(tiles, e.gpus.empty() ? kCpuStepTiles : kGpuStepTiles);
   }
   return plan;
 }
@@ -48,7 +50,8 @@ void set_context(LoadPlan& plan, const LoadOptions& options, const ModelConfig& 
   ExecutorOptions& e = plan.executor;
   EngineLimits& l = plan.limits;
   l.max_context = context;
-  l.max_step_rows = std::min(context, options.batch_tokens > 0 ? options.batch_tokens : kCpuBatchTokens);
+  const int64_t batch_tokens = e.gpus.empty() ? kCpuBatchTokens : kGpuBatchTokens;
+  l.max_step_rows = std::min(context, options.batch_tokens > 0 ? options.batch_tokens : batch_tokens);
   l.max_out_rows = std::clamp(kLogitsBytes / (l.vocab * int64_t(sizeof(float))), int64_t(1), l.max_step_rows);
   l.kv_pages = kv_pages_needed(context, l.max_step_rows, kv_page_tokens(config.text), l.attention_chunk);
   e.max_step_rows = l.max_step_rows;
@@ -82,14 +85,35 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
 }  // namespace
 
 uint64_t LoadPlan::needed_bytes() const {
-  uint64_t bytes = 0;
-  for (const MemoryPlan& rank : ranks) bytes += rank.total();
-  return bytes;
+  uint64_t sum = 0, most = 0;
+  for (const MemoryPlan& rank : ranks) sum += rank.total(), most = std::max(most, rank.total());
+  return executor.gpus.empty() ? sum : most;
 }
 
 bool LoadPlan::fits(const MemoryBudget& budget) const {
   if (!budget.per_rank) return needed_bytes() <= budget.bytes;
   return std::all_of(ranks.begin(), ranks.end(), [&](const MemoryPlan& rank) { return rank.total() <= budget.bytes; });
+}
+
+std::vector<int> choose_gpus(const LoadOptions& options, const CudaDevices& found) {
+  if (options.device == Device::cpu) return {};
+  const size_t n_ranks = size_t(options.topology.world());
+  std::vector<int> usable = options.gpus;
+  for (const CudaDevice& device : found.devices)
+    if (options.gpus.empty() && device.usable()) usable.push_back(device.index);
+  if (usable.empty()) {
+    if (options.device == Device::automatic) return {};
+    if (!found.built) fail(ErrorKind::unsupported, "--device cuda: this build has no CUDA backend");
+    const CudaDevice* old = found.devices.empty() ? nullptr : &found.devices[0];
+    fail(ErrorKind::device, "--device cuda: ",
+         old ? cat(old->name, " has compute capability ", old->major, ".", old->minor, ", 9.0 (H100, H200) is needed")
+             : found.problem);
+  }
+  if (usable.size() < n_ranks)
+    fail(ErrorKind::device, n_ranks, " ranks (-tp, -pp) need as many GPUs, ", usable.size(),
+         usable.size() == 1 ? " is" : " are", " there; --device cpu runs them on the CPU");
+  usable.resize(n_ranks);
+  return usable;
 }
 
 int64_t largest_image_tiles(const fs::path& model_dir, const ModelConfig& config) {
@@ -122,19 +146,23 @@ LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_
   set_context(plan, options, config, 1);
   count_memory(plan, config, stored);
   const uint64_t least = plan.needed_bytes();
+  const bool on_gpus = !options.gpus.empty();
+  const char* of_memory = on_gpus ? " of each GPU's memory, " : " of memory, ";
   if (free_bytes && least > *free_bytes)
-    fail(ErrorKind::memory, config.source, ": the weights need ", human_bytes(least), " of memory, ",
-         human_bytes(*free_bytes), " is free");
+    fail(ErrorKind::memory, config.source, ": the weights need ", human_bytes(least), of_memory,
+         human_bytes(*free_bytes), " is free", on_gpus ? " (-tp N splits them over N GPUs)" : "");
 
   int64_t context = wanted;
   if (free_bytes && options.max_context == 0)
-    context = context_that_fits(options, config, max_image_tiles, stored, {least + (*free_bytes - least) / 2}, wanted);
+    context =
+        context_that_fits(options, config, max_image_tiles, stored,
+                          {least + (*free_bytes - least) / (on_gpus ? 20 : 2) * (on_gpus ? 19 : 1), on_gpus}, wanted);
   set_context(plan, options, config, context);
   count_memory(plan, config, stored);
   if (free_bytes && plan.needed_bytes() > *free_bytes)
     fail(ErrorKind::memory, config.source, ": a context of ", context, " tokens needs ",
-         human_bytes(plan.needed_bytes()), " of memory, ", human_bytes(*free_bytes),
-         " is free: ", context_that_fits(options, config, max_image_tiles, stored, {*free_bytes}, context),
+         human_bytes(plan.needed_bytes()), of_memory, human_bytes(*free_bytes),
+         " is free: ", context_that_fits(options, config, max_image_tiles, stored, {*free_bytes, on_gpus}, context),
          " tokens would fit");
   return plan;
 }

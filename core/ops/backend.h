@@ -46,7 +46,8 @@ class Backend {
   // then packed or uploaded.
   virtual PackedWeight pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
                                    std::span<const RandomSlice> bias);
-  virtual void fill_random(const View& to, const RandomTensor& tensor, int64_t first);  // elements first, first + 1, ...
+  virtual void fill_random(const View& to, const RandomTensor& tensor,
+                           int64_t first);  // elements first, first + 1, ...
 
   // ---- a step
   virtual void begin_step(const StepPlan& step) = 0;  // takes what its kernels need of the plan to the device

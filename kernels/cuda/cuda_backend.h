@@ -70,7 +70,7 @@ class CudaBackend : public Backend {
   cuda::StepGraphs graphs_;
   cudaEvent_t step_begin_ = nullptr, step_end_ = nullptr;
   std::unique_ptr<cuda::WeightLoader> loader_;  // while there is loading
-  std::vector<float> rope_host_;  // the table that rope_ holds
+  std::vector<float> rope_host_;                // the table that rope_ holds
   Buffer rope_;
   std::unique_ptr<Backend> host_;  // chooses tokens
   Buffer host_logits_;

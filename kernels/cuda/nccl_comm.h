@@ -1,8 +1,9 @@
 // Comm over NCCL: collectives of one process's GPUs, one thread a GPU, on the backends' streams; they may be part of a
-// recorded step. NVLink multicast (NVLS) is switched off before NCCL starts unless the user says otherwise: it can put a
-// host's shared GPUs out of service.
+// recorded step. NVLink multicast (NVLS) is switched off before NCCL starts unless the user says otherwise: it can put
+// a host's shared GPUs out of service.
 //
-// NCCL adds bfloat16 in bfloat16, a ring hop at a time: with two GPUs one rounding, as Comm promises, with more one a hop.
+// NCCL adds bfloat16 in bfloat16, a ring hop at a time: with two GPUs one rounding, as Comm promises, with more one a
+// hop.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@
 
 namespace l4::cuda {
 
-// One comm a GPU, in their order, made at once by the calling thread. Error{device} naming what NCCL or the loader said.
+// One comm a GPU, in their order, made at once by the calling thread. Error{device} naming what NCCL or the loader
+// said.
 std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus);
 
 }  // namespace l4::cuda

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int64_t kPartBytes = int64_t(1) << 20;
-// Beyond, everybody sending everything costs more than NCCL's ring: 1 MB for two GPUs, 512 KB for four, 256 KB for eight.
+// Beyond, everybody sending everything costs more than NCCL's ring: 1 MB for two GPUs, 512 KB for four, 256 KB for
+// eight.
 int64_t small_bytes(int size) {
   return std::min(kPartBytes, 2 * kPartBytes / size);
 }
@@ -40,7 +41,8 @@ __device__ void add(float (&sum)[2], uint32_t v, bf16) {
 
 // data [n words of A] becomes the sum over ranks, in their order, rounded once.
 template <class A, class Word>
-__global__ void __launch_bounds__(kThreads) all_reduce_kernel(const __grid_constant__ PeerLinks links, A* data, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    all_reduce_kernel(const __grid_constant__ PeerLinks links, A* data, int64_t n) {
   constexpr int kPer = sizeof(Word) / sizeof(A);
   wait_for_predecessor();
   let_successor_start();
@@ -58,8 +60,8 @@ __global__ void __launch_bounds__(kThreads) all_reduce_kernel(const __grid_const
 
 // out[r] = rank r's part, n words each.
 template <class Word>
-__global__ void __launch_bounds__(kThreads)
-    all_gather_kernel(const __grid_constant__ PeerLinks links, const Word* part, Word* out, int64_t out_stride, int64_t n) {
+__global__ void __launch_bounds__(kThreads) all_gather_kernel(const __grid_constant__ PeerLinks links, const Word* part,
+                                                              Word* out, int64_t out_stride, int64_t n) {
   wait_for_predecessor();
   let_successor_start();
   PeerExchange peers(links);
@@ -119,7 +121,10 @@ struct Group {
 class PeerComm : public Comm {
  public:
   PeerComm(std::shared_ptr<Group> group, int rank, std::unique_ptr<Comm> large)
-      : group_(std::move(group)), large_(std::move(large)), gpu_(*group_->gpus[size_t(rank)]), links_(group_->links(rank)) {}
+      : group_(std::move(group)),
+        large_(std::move(large)),
+        gpu_(*group_->gpus[size_t(rank)]),
+        links_(group_->links(rank)) {}
   ~PeerComm() override {
     cudaSetDevice(gpu_.index);
     cudaStreamSynchronize(gpu_.stream);
@@ -141,8 +146,8 @@ class PeerComm : public Comm {
     L4_CHECK(out.bytes() == part.bytes() * size_t(size()));
     if (large_ && !is_small(part)) return large_->all_gather(part, out);
     in_pieces(part.bytes(), {part, out}, [&]<class Word>(Word, int64_t first, int64_t n) {
-      start(all_gather_kernel<Word>, n, static_cast<const Word*>(part.data) + first, static_cast<Word*>(out.data) + first,
-            int64_t(part.bytes() / sizeof(Word)), n);
+      start(all_gather_kernel<Word>, n, static_cast<const Word*>(part.data) + first,
+            static_cast<Word*>(out.data) + first, int64_t(part.bytes() / sizeof(Word)), n);
     });
   }
   void broadcast(const View& data, int root) override { large().broadcast(data, root); }
@@ -208,7 +213,8 @@ bool are_peers(std::span<Gpu* const> gpus) {
   return true;
 }
 
-std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus, std::vector<std::unique_ptr<Comm>> large) {
+std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus,
+                                                   std::vector<std::unique_ptr<Comm>> large) {
   auto group = std::make_shared<Group>(gpus);
   large.resize(gpus.size());
   std::vector<std::unique_ptr<Comm>> comms;

@@ -20,9 +20,10 @@ namespace l4::cuda {
 // Whether every one of these GPUs can write every other's memory.
 bool are_peers(std::span<Gpu* const> gpus);
 
-// One comm a GPU. `large[rank]` takes what is not small; without them everything goes in pieces through here, and what is
-// neither a sum nor a gather is Error{device}.
-std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus, std::vector<std::unique_ptr<Comm>> large);
+// One comm a GPU. `large[rank]` takes what is not small; without them everything goes in pieces through here, and what
+// is neither a sum nor a gather is Error{device}.
+std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus,
+                                                   std::vector<std::unique_ptr<Comm>> large);
 
 // For kernels that sum within another operation: the links, if `comm` has them and such a part is a small one.
 std::optional<PeerLinks> links_for(Comm& comm, int64_t part_bytes);

@@ -55,10 +55,11 @@ void WeightLoader::stop() {
 
 // ---- cutting --------------------------------------------------------------------------------------------------------
 
-void WeightLoader::pack(std::span<const WeightSlice> weight, std::span<const WeightSlice> bias, const PackedWeight& to) {
+void WeightLoader::pack(std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                        const PackedWeight& to) {
   auto unowned = [](const Buffer& b) { return b ? Buffer(b.data(), b.bytes(), [](void*) {}) : Buffer(); };
-  auto alias = std::make_shared<PackedWeight>(
-      PackedWeight{to.spec, unowned(to.data), unowned(to.scales), unowned(to.bias)});
+  auto alias =
+      std::make_shared<PackedWeight>(PackedWeight{to.spec, unowned(to.data), unowned(to.scales), unowned(to.bias)});
   for (const WeightSlice& slice : weight) cut({slice, false, alias, nullptr});
   for (const WeightSlice& slice : bias) cut({slice, true, alias, nullptr});
 }
@@ -67,7 +68,8 @@ void WeightLoader::load(const View& to, const std::byte* from, const MappedFile&
   for (size_t done = 0; done < to.bytes(); done += kPieceBytes) {
     const size_t n = std::min(kPieceBytes, to.bytes() - done);
     Piece piece;
-    piece.slice = {.data = from + done, .file = &file, .dtype = DType::u8, .n = 1, .k = int64_t(n), .n_stride = int64_t(n)};
+    piece.slice = {
+        .data = from + done, .file = &file, .dtype = DType::u8, .n = 1, .k = int64_t(n), .n_stride = int64_t(n)};
     piece.copy_to = static_cast<std::byte*>(to.data) + done;
     push(std::move(piece));
   }
@@ -88,7 +90,8 @@ void WeightLoader::cut(const Piece& whole) {
     const int64_t count = std::min(at_once, n_runs - first);
     (by_rows ? piece.slice.n : piece.slice.k) = count;
     (by_rows ? piece.slice.n_offset : piece.slice.k_offset) += first;
-    piece.slice.data = static_cast<const std::byte*>(s.data) + size_t(first * (by_rows ? s.n_stride : s.k_stride)) * element;
+    piece.slice.data =
+        static_cast<const std::byte*>(s.data) + size_t(first * (by_rows ? s.n_stride : s.k_stride)) * element;
     push(std::move(piece));
   }
 }

@@ -1,6 +1,6 @@
-// Weights from mapped checkpoint files to a GPU, as fast as storage and bus allow: reader threads fill pinned buffers with
-// the rank's slices, which one stream copies to a staging area and packs from there. The host holds the buffers and
-// nothing else, the device the weights and one staging area.
+// Weights from mapped checkpoint files to a GPU, as fast as storage and bus allow: reader threads fill pinned buffers
+// with the rank's slices, which one stream copies to a staging area and packs from there. The host holds the buffers
+// and nothing else, the device the weights and one staging area.
 //
 //   one loader a GPU    8 threads, 2 buffers of 16 MB each    256 MB pinned, 16 MB staging
 //   a piece of 16 MB    0.3 ms over PCIe 5 x16 (50 GB/s), then 15 us to pack; read in 2.3 ms by one thread at 7 GB/s
@@ -39,7 +39,7 @@ class WeightLoader {
 
  private:
   struct Piece {
-    WeightSlice slice;                       // a part of a weight, or of its bias
+    WeightSlice slice;  // a part of a weight, or of its bias
     bool is_bias = false;
     std::shared_ptr<const PackedWeight> to;  // names the memory, owns none
     void* copy_to = nullptr;                 // instead: `slice` is one run of bytes that goes there

@@ -35,7 +35,8 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
     else if (load.model_dir != fs::path(path))
       fail(ErrorKind::usage, "two models given, ", shown(load.model_dir.string()), " and ", shown(path));
   });
-  flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
+  flags.value("-dev,--device", "auto|cpu|cuda",
+              "where it runs; auto: on GPUs where there are any, of which CUDA_VISIBLE_DEVICES chooses",
               [&load](const std::string& name) { load.device = parse_device(name); });
   flags.value("--dtype", "auto|bfloat16|float32", "of activations and KV cache; auto: as the checkpoint says",
               [&load](const std::string& name) { load.dtype = parse_dtype_option(name); });
@@ -55,12 +56,14 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
   flags.number<int>("-ep,--expert-parallel-size", "N", "split the experts of each layer into N groups", &model.ep_, 1,
                     1024);
   flags.toggle("--enable-expert-parallel", "-ep as large as -tp", &model.enable_ep_);
+  flags.toggle("--no-cuda-graphs,--enforce-eager", "issue every step's kernels anew: for comparing", &model.no_graphs_);
   flags.value("--chat-template", "official|launch", "instead of the checkpoint's own template",
               [&load](const std::string& name) { load.chat_template = parse_chat_template_name(name); });
 }
 
 void ModelFlags::complete() {
   load.threads = threads_.value_or(0);
+  load.cuda_graphs = !no_graphs_;
   load.topology.tp = tp_.value_or(1);
   load.topology.pp = pp_.value_or(1);
   load.topology.ep = ep_.value_or(enable_ep_ ? load.topology.tp : 1);

@@ -20,7 +20,7 @@ struct ModelFlags {
  private:
   friend void add_model_flags(Flags& flags, ModelFlags& model);
   std::optional<int> tp_, pp_, ep_, threads_;
-  bool enable_ep_ = false;
+  bool enable_ep_ = false, no_graphs_ = false;
 };
 
 void add_model_flags(Flags& flags, ModelFlags& model);  // -m, --model and all under "Model"

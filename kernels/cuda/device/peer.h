@@ -1,9 +1,9 @@
-// Exchange of small vectors among GPUs that can write each other's memory, within a kernel: everybody pushes its part into
-// everybody's inbox and reads the others' parts from its own. No flags and no barriers: an inbox is filled with a word
-// that is never sent, -0.0, and a word has arrived when it is another one (NCCL's LL128 and TensorRT-LLM's Lamport kernels
-// work like this). Three inboxes are used in turn: while one is in use, the one before it is emptied. Nobody writes to
-// that one before the exchange after the next, which he can only begin when he has everybody's part of the next one, and
-// that they send after the kernel in which they emptied theirs.
+// Exchange of small vectors among GPUs that can write each other's memory, within a kernel: everybody pushes its part
+// into everybody's inbox and reads the others' parts from its own. No flags and no barriers: an inbox is filled with a
+// word that is never sent, -0.0, and a word has arrived when it is another one (NCCL's LL128 and TensorRT-LLM's Lamport
+// kernels work like this). Three inboxes are used in turn: while one is in use, the one before it is emptied. Nobody
+// writes to that one before the exchange after the next, which he can only begin when he has everybody's part of the
+// next one, and that they send after the kernel in which they emptied theirs.
 //
 // In a kernel (all threads of all blocks take part, whatever they push):
 //
