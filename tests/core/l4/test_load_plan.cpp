@@ -70,3 +70,45 @@ TEST_CASE("load_plan: what does not fit is refused with what would") {
   CHECK(error_of([&] { plan_load({.threads = 4096}, config, 17, bf16(), std::nullopt); }) ==
         "threads must be at most 1024, not 4096");
 }
+
+TEST_CASE("load_plan: GPUs are taken where they are, in order, as many as there are ranks") {
+  CudaDevices none{
+      .built = true, .driver_version = 0, .runtime_version = 13000, .problem = "no NVIDIA driver", .devices = {}};
+  CudaDevices two = none;
+  two.devices = {{0, "A100", 1, 8, 0, 108}, {1, "H100", 1, 9, 0, 132}, {2, "H200", 1, 9, 0, 132}};
+  using Gpus = std::vector<int>;
+  CHECK(choose_gpus({}, none) == Gpus{});
+  CHECK(choose_gpus({}, two) == Gpus{1});
+  CHECK(choose_gpus({.device = Device::cpu}, two) == Gpus{});
+  CHECK(choose_gpus({.device = Device::cuda, .topology = {2, 1, 1}}, two) == Gpus{1, 2});
+  CHECK(choose_gpus({.gpus = {2}}, two) == Gpus{2});
+  CHECK(error_of([&] { choose_gpus({.device = Device::cuda}, none); }) == "--device cuda: no NVIDIA driver");
+  CHECK(error_of([&] {
+          choose_gpus({.topology = {4, 1, 1}}, two);
+        }) == "4 ranks (-tp, -pp) need as many GPUs, 2 are there; --device cpu runs them on the CPU");
+  two.devices.resize(1);
+  CHECK(error_of([&] { choose_gpus({.device = Device::cuda}, two); }) ==
+        "--device cuda: A100 has compute capability 8.0, 9.0 (H100, H200) is needed");
+  CHECK(choose_gpus({}, two) == Gpus{});
+  none.built = false;
+  CHECK(error_of([&] { choose_gpus({.device = Device::cuda}, none); }) ==
+        "--device cuda: this build has no CUDA backend");
+}
+
+TEST_CASE("load_plan: on GPUs every rank has its own memory, and steps are larger") {
+  if (!list_cuda_devices().built) L4_SKIP("a build with CUDA");
+  const ModelConfig config = scout();
+  const LoadOptions options{.gpus = {0, 1, 2, 3}, .topology = {4, 1, 1}};
+  const uint64_t h100 = uint64_t(80) << 30;
+  const LoadPlan plan = plan_load(options, config, 17, bf16(), h100);
+  CHECK(plan.limits.max_step_rows == 8192);
+  CHECK(plan.needed_bytes() <= h100);
+  CHECK(plan.needed_bytes() > h100 / 10 * 9);  // the context takes nearly all there is
+  CHECK(plan.ranks[0].runtime_bytes > 0);
+  CHECK(plan.ranks[0].activation_bytes > uint64_t(8192) * 5120 * 2);
+  LoadOptions one = options;
+  one.gpus = {0}, one.topology = {};
+  CHECK(error_of([&] {
+          plan_load(one, config, 17, bf16(), h100);
+        }).find(" of each GPU's memory, 80.00 GiB is free (-tp N") != std::string::npos);
+}
