@@ -267,7 +267,7 @@ struct Executor::Impl {
         w.work.reset();
         return w.text->forward(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), step, *w.kv, w.features.view);
       };
-      w.logits = trace ? issue() : w.backend->run_step(step, issue);
+      w.logits = trace.sink ? issue() : w.backend->run_step(step, issue);
     });
   }
 
