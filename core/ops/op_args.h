@@ -35,12 +35,12 @@ struct LinearSpec {
 // data[i * n_stride + j * k_stride] (strides in elements) and becomes W[expert][n_offset + i][k_offset + j].
 // A bias slice has k == 1 and goes to b[n_offset + i].
 struct WeightSlice {
-  const void* data = nullptr;        // host memory
-  const MappedFile* file = nullptr;  // that `data` lies in, if it does: a backend may read it by other ways than the map
+  const void* data = nullptr;  // host memory
   DType dtype = DType::bf16;
   int64_t n = 0, k = 0;
   int64_t n_stride = 0, k_stride = 1;
   int64_t expert = 0, n_offset = 0, k_offset = 0;
+  const MappedFile* file = nullptr;  // that `data` lies in, if it does: a backend may read it by other ways than the map
 };
 
 // The same where no file is needed: element (i, j) is element first + i * n_stride + j * k_stride of a made-up tensor

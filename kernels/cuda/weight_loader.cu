@@ -68,8 +68,11 @@ void WeightLoader::load(const View& to, const std::byte* from, const MappedFile&
   for (size_t done = 0; done < to.bytes(); done += kPieceBytes) {
     const size_t n = std::min(kPieceBytes, to.bytes() - done);
     Piece piece;
-    piece.slice = {
-        .data = from + done, .file = &file, .dtype = DType::u8, .n = 1, .k = int64_t(n), .n_stride = int64_t(n)};
+    piece.slice.data = from + done;
+    piece.slice.file = &file;
+    piece.slice.dtype = DType::u8;
+    piece.slice.n = 1;
+    piece.slice.k = piece.slice.n_stride = int64_t(n);
     piece.copy_to = static_cast<std::byte*>(to.data) + done;
     push(std::move(piece));
   }
