@@ -14,10 +14,20 @@
 
 namespace l4::cuda {
 
-#define L4_CUBLASLT_FUNCTIONS(X) \
-  X(cublasLtGetVersion)          \
-  X(cublasLtCreate)              \
-  X(cublasLtDestroy)
+#define L4_CUBLASLT_FUNCTIONS(X)           \
+  X(cublasLtGetVersion)                    \
+  X(cublasLtCreate)                        \
+  X(cublasLtDestroy)                       \
+  X(cublasLtMatmul)                        \
+  X(cublasLtMatmulAlgoGetHeuristic)        \
+  X(cublasLtMatmulDescCreate)              \
+  X(cublasLtMatmulDescDestroy)             \
+  X(cublasLtMatmulDescSetAttribute)        \
+  X(cublasLtMatrixLayoutCreate)            \
+  X(cublasLtMatrixLayoutDestroy)           \
+  X(cublasLtMatmulPreferenceCreate)        \
+  X(cublasLtMatmulPreferenceDestroy)       \
+  X(cublasLtMatmulPreferenceSetAttribute)
 
 #define L4_NCCL_FUNCTIONS(X) \
   X(ncclGetVersion)          \

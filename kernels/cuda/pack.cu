@@ -167,7 +167,8 @@ PackedWeight empty_weight(const LinearSpec& spec, const Allocate& allocate) {
 
 void pack_piece(cudaStream_t stream, const WeightSlice& piece, const PackedWeight& to) {
   const LinearSpec& spec = to.spec;
-  std::byte* matrix = static_cast<std::byte*>(to.data.data()) + size_t(piece.expert) * (data_bytes(spec) / spec.n_experts);
+  std::byte* matrix =
+      static_cast<std::byte*>(to.data.data()) + size_t(piece.expert) * (data_bytes(spec) / spec.n_experts);
   pack_to(stream, piece, spec, element_type(spec), matrix, spec.k);
 }
 

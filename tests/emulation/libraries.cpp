@@ -8,6 +8,8 @@
 
 namespace l4::cuda {
 
+void* emulated_cublas_lt(const std::string& name);  // cublas.cpp; null: not there
+
 namespace {
 
 // What is asked for and not in the table ends here.
@@ -35,7 +37,9 @@ void* function(const std::string& name) {
       {"cublasLtGetVersion", reinterpret_cast<void*>(version)},
   };
   const auto found = table.find(name);
-  return found == table.end() ? reinterpret_cast<void*>(not_emulated) : found->second;
+  if (found != table.end()) return found->second;
+  void* product = emulated_cublas_lt(name);
+  return product ? product : reinterpret_cast<void*>(not_emulated);
 }
 
 }  // namespace

@@ -1,12 +1,15 @@
 #include "kernels/cuda/matmul/dispatch.h"
 
+#include "kernels/cuda/matmul/cublas.h"
 #include "kernels/cuda/matmul/generic.h"
+#include "kernels/cuda/matmul/grouped.h"
+#include "kernels/cuda/matmul/small_m.h"
 #include "kernels/cuda/weight_layout.h"
 
 namespace l4::cuda {
 
 namespace {
-constexpr int64_t kLoad = 8;  // bfloat16 values of a 16-byte access: what rows must be multiples of on the fast paths
+constexpr int64_t kLoad = 8;  // bfloat16 values of a 16-byte access, of which our fast paths' rows are made
 
 bool is_bf16(const PackedWeight* w) {
   return !w || w->spec.format == WeightFormat::bf16;
@@ -30,9 +33,10 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
   return "";
 }
 
-MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t) {
-  if (x != DType::bf16 || spec.format != WeightFormat::bf16 || spec.k % kLoad != 0) return MatmulKernel::generic;
-  return MatmulKernel::generic;
+MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
+  if (x != DType::bf16 || spec.format != WeightFormat::bf16) return MatmulKernel::generic;
+  if (n_rows > kSmallM && spec.k % 2 == 0) return MatmulKernel::cublaslt;  // vision's patches have k 588
+  return n_rows <= kSmallM && spec.k % kLoad == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
 }
 
 FfnShape ffn_shape(const FfnUpArgs& args) {
@@ -59,10 +63,11 @@ FfnShape ffn_shape(const FfnDownArgs& args) {
   return s;
 }
 
-MatmulKernel ffn_kernel(const FfnShape& s, int64_t) {
+MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
   if (!s.bf16 || s.bias || s.d % kLoad != 0 || s.f_shared % kGateBlock != 0 || s.f_experts % kGateBlock != 0)
     return MatmulKernel::generic;
-  return MatmulKernel::generic;
+  if (n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
+  return s.top_k <= 1 && s.n_experts <= kGroupedExperts ? MatmulKernel::grouped : MatmulKernel::generic;
 }
 
 const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {
@@ -79,6 +84,10 @@ void linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
            spec.n, ", ", spec.k, "], input ", x.shape.str(), ", output ", y.shape.str());
   if (n_rows == 0) return;
   switch (linear_kernel(spec, x.dtype, n_rows)) {
+    case MatmulKernel::small_m:
+      return small_m_linear(ctx, x, w, y, round_to);
+    case MatmulKernel::cublaslt:
+      return cublas_linear(ctx, x, w, y, round_to);
     default:
       return generic_gemm(ctx, {.w = &w, .x = x, .y = y, .round_to = round_to});
   }
@@ -87,6 +96,10 @@ void linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
 void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   if (args.h.rows() == 0) return;
   switch (ffn_kernel(ffn_shape(args), args.h.rows())) {
+    case MatmulKernel::small_m:
+      return small_m_ffn_up(ctx, args);
+    case MatmulKernel::grouped:
+      return grouped_ffn_up(ctx, args);
     default:
       return generic_ffn_up(ctx, args);
   }
@@ -95,6 +108,10 @@ void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
 void ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
   if (y.rows() == 0) return;
   switch (ffn_kernel(ffn_shape(args), y.rows())) {
+    case MatmulKernel::small_m:
+      return small_m_ffn_down(ctx, args, y);
+    case MatmulKernel::grouped:
+      return grouped_ffn_down(ctx, args, y);
     default:
       return generic_ffn_down(ctx, args, y);
   }

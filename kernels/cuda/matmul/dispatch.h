@@ -1,5 +1,5 @@
-// Which kernel serves which product. Pure functions of shapes, formats and the number of rows: the same for every step of a
-// graph, and ffn_up and ffn_down of a layer come to the same answer, on which the order of act_routed depends.
+// Which kernel serves which product. Pure functions of shapes, formats and the number of rows: the same for every step
+// of a graph, and ffn_up and ffn_down of a layer come to the same answer, on which the order of act_routed depends.
 #pragma once
 
 #include "kernels/cuda/ops.h"

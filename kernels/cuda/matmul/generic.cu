@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kPerThread; ++i)
 #pragma unroll
-          for (int j = 0; j < kPerThread; ++j) sum[i][j] = fmaf(x_tile[d][ty + 16 * i], w_tile[d][tx + 16 * j], sum[i][j]);
+          for (int j = 0; j < kPerThread; ++j)
+            sum[i][j] = fmaf(x_tile[d][ty + 16 * i], w_tile[d][tx + 16 * j], sum[i][j]);
       __syncthreads();
     }
 #pragma unroll
@@ -157,8 +158,7 @@ void generic_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View&
   View shared = scratch.take(DType::f32, {n_rows, d}), routed = scratch.take(DType::f32, {n_rows * top_k, d});
   generic_gemm(ctx, {.w = args.shared, .x = args.act_shared, .y = shared});
   const ExpertGroups groups = group_by_expert(scratch, ctx, args.route, args.first_expert, n_experts);
-  generic_gemm(ctx,
-               {.w = args.experts, .x = args.act_routed, .y = routed, .groups = &groups, .y_rows = groups.slots});
+  generic_gemm(ctx, {.w = args.experts, .x = args.act_routed, .y = routed, .groups = &groups, .y_rows = groups.slots});
   if (ctx.measuring()) return;
   with_activation(y.dtype, [&](auto a) {
     using A = decltype(a);

@@ -1,0 +1,486 @@
+// Grouped products of the feed-forward stages: prefill, and decode of more than 16 rows.
+//
+// What is multiplied. Rows of h are first put in the order of their experts (arrange_kernel), since the copy engine
+// takes tiles of neighbouring rows. In that order every stage is one launch over groups of rows: each expert's, and
+//   up:   one more group of all rows, for the shared expert (or the dense block): same shapes, no second launch, no
+//   tail; down: of each expert's tile of tokens the shared expert's product is added into the same accumulators, as if
+//   k were
+//         F_shared + F_experts: no sum in memory, every output written once, rounded once. Rows without an expert here
+//         are a group of their own. With few rows, where weights are read for a handful of tokens each, reading the
+//         shared weights again for every expert would cost more than it saves: there the shared product is a launch of
+//         its own that leaves float32 sums, to which the experts' launch adds.
+//
+// Tiles. 128 rows of weights (two warpgroups of consumers, 64 each: weights are the m64 of wgmma, tokens its n) by up
+// to 256 tokens (Wide) or 64 (Narrow, for up to 512 rows, deeper ring): the width is chosen for each group on the
+// device (token_tiles). A producer thread brings 64 columns of k a stage by TMA with the 128-byte swizzle, 4 stages of
+// 48 KB or 8 of 24 KB. Blocks are persistent and walk the list of tiles, which every block derives from the groups'
+// begin[].
+//
+// Limits. Wide: each k16 of a 64 x 256 tile takes 128 clocks of its quarter of the tensor cores and (64 + 256) * 32
+// bytes of shared memory, 80 of 128 clocks. Narrow: bytes of weights; 16 KB of 24 KB a stage are weights, 192 KB are in
+// flight.
+//
+// Roundings as the reference has them, but that the score is multiplied onto the float32 sums of gate and up, and that
+// down rounds the sum of shared and routed once (see small_m.cu).
+#include <algorithm>
+
+#include "kernels/cuda/device/math.h"
+#include "kernels/cuda/device/shared.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/matmul/grouped.h"
+#include "kernels/cuda/matmul/silu.h"
+#include "kernels/cuda/ptx/mbarrier.h"
+#include "kernels/cuda/ptx/pdl.h"
+#include "kernels/cuda/ptx/setmaxnreg.h"
+#include "kernels/cuda/ptx/tma.h"
+#include "kernels/cuda/ptx/wgmma.h"
+#include "kernels/cuda/tensor_map.h"
+
+namespace l4::cuda {
+
+namespace {
+constexpr int kTileRows = 128, kTileK = 64, kRowBytes = kTileK * 2;
+constexpr int kConsumers = 2, kThreads = 128 * (1 + kConsumers);
+constexpr int kMaxGroups = int(kGroupedExperts) + 1;
+constexpr int64_t kNarrowRows = 512;  // of a step: up to here Narrow, and down in two launches
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+template <int kMaxTokens_, int kStages_>
+struct Shape {
+  static constexpr int kMaxTokens = kMaxTokens_, kStages = kStages_, kBox = kMaxTokens / 4;
+  static constexpr uint32_t kWeightBytes = kTileRows * kRowBytes;
+  static constexpr uint32_t kStageBytes = kWeightBytes + kMaxTokens * kRowBytes;
+  static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes;
+};
+using Wide = Shape<256, 4>;
+using Narrow = Shape<64, 8>;
+
+// The maps of a product: weights [experts * n, k] in boxes of 128 rows, tokens [*, k] in boxes of kBox rows.
+struct Maps {
+  CUtensorMap shared_weights, expert_weights, shared_tokens, expert_tokens;
+};
+struct Args {
+  int n_shared = 0, n_experts_rows = 0;  // rows of a matrix
+  int k_shared = 0, k_experts = 0;       // columns
+  int n_experts = 0;                     // groups with weights of their own
+  const int32_t* begin = nullptr;        // [n_experts + 1]
+  int n_rows = 0;                        // of the step
+  bool all_rows = false;                 // the last group is all rows, not those without an expert
+  bool add_shared = false;               // experts' tiles take the shared product in
+  // results
+  const int32_t* rows = nullptr;                      // [n_rows] row of an entry; null: the same
+  const float* scores = nullptr;                      // [entries]
+  bf16 *shared_out = nullptr, *expert_out = nullptr;  // up: [entries, n / 2]; down: both y [n_rows, n]
+  float* sums = nullptr;  // down: [n_rows, n] left by the shared launch for the experts' launch
+};
+
+// ---- the list of tiles
+
+struct Groups {
+  int first_column[kMaxGroups + 1];  // of the group's token tiles, [n_groups + 1]
+  int first_entry[kMaxGroups + 1];
+};
+struct Column {
+  int group, entry, count, width;  // tokens [entry, entry + count)
+};
+
+// By the whole block.
+template <class S>
+__device__ void list_columns(const Args& a, Groups& groups) {
+  const int n_groups = a.n_experts + 1;
+  for (int g = int(threadIdx.x); g <= n_groups; g += kThreads) {
+    const int routed = a.n_experts ? __ldcg(a.begin + min(g, a.n_experts)) : 0;
+    groups.first_entry[g] = g == n_groups ? a.n_rows : g == a.n_experts && a.all_rows ? 0 : routed;
+  }
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    const int lane = int(threadIdx.x);
+    int before = 0;
+    for (int g0 = 0; g0 < n_groups; g0 += 32) {
+      const int g = g0 + lane;
+      // The last expert ends where begin[] says, whatever the last group begins with.
+      const int end = g + 1 == a.n_experts ? __ldcg(a.begin + a.n_experts)
+                      : g < n_groups       ? groups.first_entry[g + 1]
+                                           : 0;
+      const int n = g < n_groups ? token_tiles<S::kMaxTokens>(end - groups.first_entry[g]).n : 0;
+      int up_to = n;
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int below = __shfl_up_sync(kAllLanes, up_to, offset);
+        if (lane >= offset) up_to += below;
+      }
+      if (g < n_groups) groups.first_column[g] = before + up_to - n;
+      before += __shfl_sync(kAllLanes, up_to, 31);
+    }
+    if (lane == 0) groups.first_column[n_groups] = before;
+  }
+  __syncthreads();
+}
+
+template <class S>
+__device__ Column column_at(const Args& a, const Groups& groups, int column) {
+  int low = 0, high = a.n_experts;  // the last group whose first column is not after this one
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (groups.first_column[middle] <= column)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  const int first = groups.first_entry[low];
+  const int end = low + 1 == a.n_experts ? __ldcg(a.begin + a.n_experts) : groups.first_entry[low + 1];
+  const int width = token_tiles<S::kMaxTokens>(end - first).width;
+  const int begin = first + (column - groups.first_column[low]) * width;
+  return {low, begin, min(width, end - begin), width};
+}
+
+__device__ inline int steps_of(int k) {
+  return (k + kTileK - 1) / kTileK;
+}
+struct Passes {
+  int shared, experts;  // steps of 64 columns with each
+};
+__device__ inline Passes passes_of(const Args& a, int group) {
+  const bool last = group == a.n_experts;
+  return {last || a.add_shared ? steps_of(a.k_shared) : 0, last ? 0 : steps_of(a.k_experts)};
+}
+
+// ---- the ring
+
+template <class S>
+struct Ring {
+  unsigned char* data;
+  Mbarrier *full, *empty;
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ unsigned char* weights() const { return data + stage * S::kStageBytes; }
+  __device__ unsigned char* tokens() const { return weights() + S::kWeightBytes; }
+  __device__ void next() {
+    if (++stage == S::kStages) stage = 0, parity ^= 1;
+  }
+};
+
+template <class S>
+__device__ void produce(const Maps& maps, const Args& a, const Column& c, int row, Ring<S>& ring) {
+  const Passes passes = passes_of(a, c.group);
+  for (int step = 0; step < passes.shared + passes.experts; ++step) {
+    const bool shared = step < passes.shared;
+    const int k = (shared ? step : step - passes.shared) * kTileK;
+    const CUtensorMap* weights = shared ? &maps.shared_weights : &maps.expert_weights;
+    const CUtensorMap* tokens = shared ? &maps.shared_tokens : &maps.expert_tokens;
+    mbarrier_wait(&ring.empty[ring.stage], ring.parity ^ 1);
+    Mbarrier* full = &ring.full[ring.stage];
+    mbarrier_arrive_expect_tx(full, S::kWeightBytes + uint32_t(c.width) * kRowBytes);
+    tensor_load(ring.weights(), weights, full, k, (shared ? 0 : c.group * a.n_experts_rows) + row);
+    for (int i = 0; i < c.width; i += S::kBox) tensor_load(ring.tokens() + i * kRowBytes, tokens, full, k, c.entry + i);
+    ring.next();
+  }
+}
+
+// ---- what becomes of a tile
+
+// A thread has two neighbouring tokens of a row; the thread 4 lanes on, of the next row, has the same. They swap, so
+// that each has two rows of one token (the even row's thread of the first): one store of 4 bytes.
+__device__ inline float2 two_rows_of_a_token(int odd, float token0, float token1) {
+  const float other = __shfl_xor_sync(kAllLanes, odd ? token0 : token1, 4);
+  return odd ? make_float2(other, token1) : make_float2(token0, other);
+}
+
+// d: rows row + g and row + g + 8 of the group's matrix. All threads of the consumers.
+template <bool up, int kN>
+__device__ void finish(const Args& a, const Column& c, int row, int lane, const float (&d)[kN / 2]) {
+  const int g = lane / 4, t = lane % 4, odd = g % 2;
+  const bool shared = c.group == a.n_experts;
+  const int n = shared ? a.n_shared : a.n_experts_rows;
+  const int own = 2 * t + odd;  // of 8 tokens, the one that this thread stores
+  if constexpr (up) {
+    const int64_t stride = n / 2;
+    const int f = row / 2 + g;
+    bf16* out = (shared ? a.shared_out : a.expert_out) + (c.entry + own) * stride + f - odd;
+#pragma unroll
+    for (int j = 0; j < kN / 8; ++j) {
+      if (8 * j >= c.count) break;  // the same for the whole warp
+      float act[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float gate = d[4 * j + i], value = d[4 * j + 2 + i];
+        if (!shared) {
+          const float score = a.scores[c.entry + min(8 * j + 2 * t + i, c.count - 1)];
+          gate *= score;
+          value *= score;
+        }
+        act[i] = round_to<bf16>(silu(round_to<bf16>(gate))) * round_to<bf16>(value);
+      }
+      const float2 v = two_rows_of_a_token(odd, act[0], act[1]);
+      if (8 * j + own < c.count && 2 * f < n)
+        *reinterpret_cast<__nv_bfloat162*>(out + 8 * j * stride) = __floats2bfloat162_rn(v.x, v.y);
+    }
+  } else {
+    bf16* out = shared ? a.shared_out : a.expert_out;
+#pragma unroll
+    for (int j = 0; j < kN / 8; ++j) {
+      if (8 * j >= c.count) break;
+      const int entry = c.entry + min(8 * j + own, c.count - 1);
+      const int64_t first = int64_t(a.rows ? a.rows[entry] : entry) * n + row + g - odd;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float2 v = two_rows_of_a_token(odd, d[4 * j + 2 * r], d[4 * j + 2 * r + 1]);
+        const int64_t at = first + 8 * r;
+        if (8 * j + own >= c.count || row + 8 * r + g >= n) continue;
+        if (a.sums) {
+          float2* sum = reinterpret_cast<float2*>(a.sums + at);
+          if (shared)
+            *sum = v;
+          else
+            v.x += sum->x, v.y += sum->y;
+        }
+        *reinterpret_cast<__nv_bfloat162*>(out + at) = __floats2bfloat162_rn(v.x, v.y);
+      }
+    }
+  }
+}
+
+template <class S, bool up, int kN>
+__device__ void consume(const Args& a, const Column& c, int row, Ring<S>& ring) {
+  const int consumer = int(threadIdx.x) / 128 - 1, warp = int(threadIdx.x) / 32 % 4, lane = int(threadIdx.x) % 32;
+  const Passes passes = passes_of(a, c.group);
+  float d[kN / 2];
+#pragma unroll
+  for (int i = 0; i < kN / 2; ++i) d[i] = 0;
+  constexpr int kHalf = kTileRows / kConsumers;
+  Mbarrier* done = nullptr;  // the stage that the group of instructions before the newest reads
+  for (int step = 0; step < passes.shared + passes.experts; ++step) {
+    mbarrier_wait(&ring.full[ring.stage], ring.parity);
+    const uint64_t weights =
+        matrix_descriptor(ring.weights() + consumer * kHalf * kRowBytes, Swizzle::bytes128, 0, 8 * kRowBytes);
+    const uint64_t tokens = matrix_descriptor(ring.tokens(), Swizzle::bytes128, 0, 8 * kRowBytes);
+    wgmma_hold(d);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kTileK / 16; ++k)
+      wgmma<kN>(d, advance_descriptor(weights, 32 * k), advance_descriptor(tokens, 32 * k), true);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (done && lane == 0) mbarrier_arrive(done);
+    done = &ring.empty[ring.stage];
+    ring.next();
+  }
+  wgmma_wait<0>();
+  wgmma_hold(d);
+  if (lane == 0) mbarrier_arrive(done);
+  finish<up, kN>(a, c, row + consumer * kHalf + 16 * warp, lane, d);
+}
+
+template <class S, bool up>
+__global__ void __launch_bounds__(kThreads, 1)
+    grouped_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Args a) {
+  __shared__ Groups groups;
+  __shared__ Mbarrier full[S::kStages], empty[S::kStages];
+  Ring<S> ring{dynamic_shared<unsigned char>(), full, empty};
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kStages; ++i) {
+      mbarrier_init(&full[i], 1);
+      mbarrier_init(&empty[i], kConsumers * 4);  // a consumer warp each
+    }
+    mbarrier_init_fence();
+    prefetch_tensor_map(&maps.shared_weights);
+    prefetch_tensor_map(&maps.expert_weights);
+    prefetch_tensor_map(&maps.shared_tokens);
+    prefetch_tensor_map(&maps.expert_tokens);
+  }
+  wait_for_predecessor();
+  let_successor_start();
+  list_columns<S>(a, groups);
+  const int n_columns = groups.first_column[a.n_experts + 1];
+  const int n_row_tiles = (max(a.n_shared, a.n_experts_rows) + kTileRows - 1) / kTileRows;
+  const int n_tiles = n_row_tiles * n_columns;
+  // Waves of gridDim.x tiles; in each a block's place moves on, so that no block always meets the widest column.
+  auto each_tile = [&](auto&& body) {
+    constexpr int kTurn = 37;
+    const int grid = int(gridDim.x);
+    for (int wave = 0; wave * grid < n_tiles; ++wave) {
+      const int tile = wave * grid + (int(blockIdx.x) + kTurn * wave) % grid;
+      if (tile >= n_tiles) continue;
+      const TilePlace at = tile_place(tile, n_row_tiles, n_columns);
+      const Column c = column_at<S>(a, groups, at.column);
+      const int row = at.row * kTileRows;
+      if (row < (c.group == a.n_experts ? a.n_shared : a.n_experts_rows)) body(c, row);
+    }
+  };
+  if (threadIdx.x < 128) {
+    give_registers<40>();
+    if (threadIdx.x == 0) each_tile([&](const Column& c, int row) { produce<S>(maps, a, c, row, ring); });
+  } else {
+    take_registers<232>();
+    each_tile([&](const Column& c, int row) {
+      if constexpr (S::kMaxTokens == 256) {
+        if (c.width == 256)
+          consume<S, up, 256>(a, c, row, ring);
+        else if (c.width == 192)
+          consume<S, up, 192>(a, c, row, ring);
+        else if (c.width == 128)
+          consume<S, up, 128>(a, c, row, ring);
+        else
+          consume<S, up, 64>(a, c, row, ring);
+      } else {
+        if (c.width == 64)
+          consume<S, up, 64>(a, c, row, ring);
+        else if (c.width == 32)
+          consume<S, up, 32>(a, c, row, ring);
+        else
+          consume<S, up, 16>(a, c, row, ring);
+      }
+    });
+  }
+}
+
+// ---- rows in the order of their experts
+
+constexpr int kArrangeThreads = 128;
+
+// Block i: entry i's row number, the rows without an expert here after all others, and (unless h is null) a copy of h's
+// row. 2 D bytes read and written a row.
+__global__ void __launch_bounds__(kArrangeThreads)
+    arrange_kernel(const int32_t* expert, int n_rows, int first_expert, int n_experts, const int32_t* begin,
+                   const int32_t* routed_rows, int32_t* rows, const bf16* h, bf16* arranged, int64_t d) {
+  wait_for_predecessor();
+  let_successor_start();
+  __shared__ int found, before[kArrangeThreads];
+  const int entry = int(blockIdx.x), n_routed = begin[n_experts];
+  int row;
+  if (entry < n_routed) {
+    row = routed_rows[entry];
+  } else {  // the (entry - n_routed)-th of those whose expert is elsewhere
+    const int run = (n_rows + kArrangeThreads - 1) / kArrangeThreads;
+    const int first = min(int(threadIdx.x) * run, n_rows), end = min(first + run, n_rows);
+    auto elsewhere = [&](int i) { return expert[i] < first_expert || expert[i] >= first_expert + n_experts; };
+    int n = 0;
+    for (int i = first; i < end; ++i) n += elsewhere(i);
+    before[threadIdx.x] = n;
+    __syncthreads();
+    int at = n_routed;
+    for (int i = 0; i < int(threadIdx.x); ++i) at += before[i];
+    for (int i = first; i < end; ++i)
+      if (elsewhere(i) && at++ == entry) found = i;
+    __syncthreads();
+    row = found;
+  }
+  if (threadIdx.x == 0) rows[entry] = row;
+  if (!h) return;
+  const uint4* from = reinterpret_cast<const uint4*>(h + int64_t(row) * d);
+  uint4* to = reinterpret_cast<uint4*>(arranged + int64_t(entry) * d);
+  for (int64_t i = threadIdx.x; i < d / 8; i += kArrangeThreads) to[i] = from[i];
+}
+
+// ---- host
+
+CUtensorMap weight_map(const PackedWeight& w) {
+  const LinearSpec& s = w.spec;
+  return tensor_map(w.data.data(), DType::bf16, {{s.k, s.n * s.n_experts}}, {{s.k * 2}}, {{kTileK, kTileRows}},
+                    Swizzle::bytes128);
+}
+CUtensorMap token_map(const void* x, int64_t n_rows, int64_t k, int box) {
+  return tensor_map(x, DType::bf16, {{k, n_rows}}, {{k * 2}}, {{kTileK, box}}, Swizzle::bytes128);
+}
+
+template <bool up>
+void start(const OpContext& ctx, const Args& a, const PackedWeight& shared, const PackedWeight* experts,
+           const void* shared_tokens, const void* expert_tokens) {
+  auto start_shape = [&](auto shape) {
+    using S = decltype(shape);
+    Maps maps;
+    maps.shared_weights = weight_map(shared);
+    maps.shared_tokens = token_map(shared_tokens, a.n_rows, a.k_shared, S::kBox);
+    maps.expert_weights = experts ? weight_map(*experts) : maps.shared_weights;
+    maps.expert_tokens = experts ? token_map(expert_tokens, a.n_rows, a.k_experts, S::kBox) : maps.shared_tokens;
+    launch({.grid = unsigned(ctx.gpu.n_sms),
+            .block = kThreads,
+            .shared_bytes = S::kSharedBytes,
+            .stream = ctx.gpu.stream,
+            .programmatic = true},
+           grouped_kernel<S, up>, maps, a);
+  };
+  if (a.n_rows <= kNarrowRows)
+    start_shape(Narrow{});
+  else
+    start_shape(Wide{});
+}
+
+Args matrices(const PackedWeight& shared, const PackedWeight* experts, int64_t n_rows) {
+  Args a;
+  a.n_rows = int(n_rows);
+  a.n_shared = int(shared.spec.n);
+  a.k_shared = int(shared.spec.k);
+  a.all_rows = true;
+  if (!experts) return a;
+  a.n_experts = int(experts->spec.n_experts);
+  a.n_experts_rows = int(experts->spec.n);
+  a.k_experts = int(experts->spec.k);
+  return a;
+}
+
+// The rows' order, and with h a copy of it in that order.
+struct Arranged {
+  ExpertGroups groups;
+  int32_t* rows = nullptr;  // [T]
+  bf16* h = nullptr;
+};
+Arranged arrange(Scratch& scratch, const OpContext& ctx, const Route& route, int64_t first_expert, int64_t n_experts,
+                 const View& h) {
+  Arranged r;
+  const int64_t n_rows = route.expert.elements(), d = h ? h.cols() : 0;
+  r.rows = scratch.take_array<int32_t>(n_rows);
+  if (h) r.h = scratch.take_array<bf16>(n_rows * d);
+  r.groups = group_by_expert(scratch, ctx, route, first_expert, n_experts);
+  if (ctx.measuring()) return r;
+  launch({.grid = unsigned(n_rows), .block = kArrangeThreads, .stream = ctx.gpu.stream, .programmatic = true},
+         arrange_kernel, route.expert.i32(), int(n_rows), int(first_expert), int(n_experts), r.groups.begin,
+         r.groups.rows, r.rows, h ? data<bf16>(h) : nullptr, r.h, d);
+  return r;
+}
+}  // namespace
+
+void grouped_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
+  Scratch scratch(ctx.work);
+  Args a = matrices(*args.shared, args.experts, args.h.rows());
+  const void* x = args.h.data;
+  if (args.experts) {
+    const Arranged r = arrange(scratch, ctx, args.route, args.first_expert, a.n_experts, args.h);
+    a.begin = r.groups.begin;
+    a.scores = r.groups.scores;
+    a.expert_out = data<bf16>(args.act_routed);
+    x = r.h;
+  }
+  if (ctx.measuring()) return;
+  a.shared_out = data<bf16>(args.act_shared);
+  start<true>(ctx, a, *args.shared, args.experts, x, x);
+}
+
+void grouped_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
+  Scratch scratch(ctx.work);
+  Args a = matrices(*args.shared, args.experts, y.rows());
+  if (!ctx.measuring()) a.shared_out = a.expert_out = data<bf16>(y);
+  if (!args.experts) {
+    if (!ctx.measuring()) start<false>(ctx, a, *args.shared, nullptr, args.act_shared.data, nullptr);
+    return;
+  }
+  const bool two_launches = a.n_rows <= kNarrowRows;
+  if (two_launches) a.sums = scratch.take_array<float>(y.elements());
+  const Arranged r = arrange(scratch, ctx, args.route, args.first_expert, a.n_experts, View{});
+  if (ctx.measuring()) return;
+  a.rows = r.rows;
+  if (two_launches) {
+    Args shared_alone = matrices(*args.shared, nullptr, y.rows());
+    shared_alone.rows = a.rows;
+    shared_alone.shared_out = a.shared_out;
+    shared_alone.sums = a.sums;
+    start<false>(ctx, shared_alone, *args.shared, nullptr, args.act_shared.data, nullptr);
+  }
+  a.begin = r.groups.begin;
+  a.add_shared = !two_launches;
+  a.all_rows = false;
+  if (two_launches) a.n_shared = 0;  // rows without an expert have their sums
+  start<false>(ctx, a, *args.shared, args.experts, args.act_shared.data, args.act_routed.data);
+}
+
+}  // namespace l4::cuda
