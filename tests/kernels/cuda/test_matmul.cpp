@@ -251,6 +251,16 @@ TEST_CASE("cuda matmul: the grouped feed-forward block, wide") {
     check_ffn(gpu, c, DType::bf16, cuda::grouped_ffn_up, cuda::grouped_ffn_down);
 }
 
+TEST_CASE("cuda matmul: small_m on as many multiprocessors as a Hopper GPU has") {
+  GpuMachine gpu;
+  gpu.gpu.n_sms = 132;
+  for (int64_t m : {1, 8, 16}) {
+    check_linear(gpu, {m, 200, 520, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, false},
+                 cuda::small_m_linear);
+    check_ffn(gpu, {m, 72, 64, 40, 4, 1}, DType::bf16, cuda::small_m_ffn_up, cuda::small_m_ffn_down);
+  }
+}
+
 TEST_CASE("cuda matmul: a graph of the feed-forward block follows the route of its replay") {
   GpuMachine gpu;
   for (const FfnCase& c : {FfnCase{3, 64, 24, 40, 6, 1}, FfnCase{8, 64, 24, 40, 6, 2}, FfnCase{20, 64, 24, 40, 6, 1}}) {
