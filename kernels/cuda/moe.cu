@@ -13,13 +13,12 @@ constexpr int kRouteThreads = 128;
 
 // A warp a row.
 template <class A>
-__global__ void __launch_bounds__(kRouteThreads)
-    route_rows_kernel(const A* logits, int64_t n_rows, int n_experts, int top_k, int32_t* expert, float* score) {
+__global__ void __launch_bounds__(kRouteThreads) route_rows_kernel(const A* logits, int64_t n_rows, const Routing to) {
   wait_for_predecessor();
   let_successor_start();
   const int64_t row = int64_t(blockIdx.x) * (kRouteThreads / 32) + threadIdx.x / 32;
   if (row >= n_rows) return;
-  route_row<A>(logits + row * n_experts, n_experts, top_k, expert + row * top_k, score + row * top_k);
+  route_row<A>(logits + row * to.n_experts, row, to);
 }
 
 // A stable counting sort without counters: block e reads all slots, which are few (8,192 rows of Scout: 32 KB, from the
@@ -73,8 +72,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 
 void route_rows(const OpContext& ctx, const View& logits, const Route& route) {
   if (ctx.measuring()) return;
-  const int64_t n_rows = logits.rows(), n_experts = logits.cols(), top_k = route.top_k;
-  L4_CHECK(top_k >= 1 && top_k <= n_experts && route.expert.elements() == n_rows * top_k);
+  const int64_t n_rows = logits.rows();
   with_activation(logits.dtype, [&](auto a) {
     using A = decltype(a);
     constexpr int64_t kRows = kRouteThreads / 32;
@@ -82,8 +80,7 @@ void route_rows(const OpContext& ctx, const View& logits, const Route& route) {
             .block = kRouteThreads,
             .stream = ctx.gpu.stream,
             .programmatic = true},
-           route_rows_kernel<A>, data<A>(logits), n_rows, int(n_experts), int(top_k), route.expert.i32(),
-           route.score.f32());
+           route_rows_kernel<A>, data<A>(logits), n_rows, routing(route, n_rows, logits.cols()));
   });
 }
 

@@ -3,11 +3,13 @@
 //
 // One block a row: the row is read once from memory and again, for the second pass, from the multiprocessor's cache (10
 // KB of D = 5120, six blocks on a multiprocessor). Bytes a row: 4 D (norms), 8 D (with the residual sum).
+#include "kernels/cuda/device/last_block.h"
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/device/top_experts.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/ptx/pdl.h"
+#include "kernels/cuda/ptx/tma.h"
 
 namespace l4::cuda {
 
@@ -100,53 +102,92 @@ __global__ void __launch_bounds__(kThreads) add_residual_kernel(const A* y, A* x
   store(x + i, a);
 }
 
-// The end of attn_out. The sum and the norm, then the router's product kAtOnce experts a pass over h, which is in the
-// multiprocessor's cache, and the choice.
+// The end of attn_out. A row has gridDim.y blocks. Each computes the row's norm for itself, reading only, and its share
+// of the router's logits, kAtOnce experts a pass over the row; the last to arrive writes x and h and routes. So the
+// router (160 KB for 16 experts of D = 5120, 1.4 us of one multiprocessor) is read by many blocks while there are few
+// rows. A logit's bits do not depend on how many blocks a row has.
 constexpr int kAtOnce = 4;
-constexpr int kMaxExperts = 256;
+
+// Sums over the block of kAtOnce values, in thread 0.
+__device__ void block_sums(float (&v)[kAtOnce]) {
+  __shared__ float parts[kThreads / 32][kAtOnce];
+#pragma unroll
+  for (int e = 0; e < kAtOnce; ++e) v[e] = warp_sum(v[e]);
+  __syncthreads();  // parts may be read still
+  if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e) parts[threadIdx.x / 32][e] = v[e];
+  __syncthreads();
+  if (threadIdx.x == 0)
+#pragma unroll
+    for (int e = 0; e < kAtOnce; ++e)
+      for (int w = 1; w < kThreads / 32; ++w) v[e] += parts[w][e];
+}
 
 template <class A, int n>
 __global__ void __launch_bounds__(kThreads)
     add_residual_norm_route_kernel(const A* y, A* x, const A* weight, float eps, A* h, int d, const A* router,
-                                   int n_experts, int top_k, int32_t* expert, float* score) {
+                                   const Routing to, float* logits, uint32_t* counters) {
+  const int n_mine = to.n_experts / int(gridDim.y), first_mine = int(blockIdx.y) * n_mine;
+  if (n == 8 && n_mine > 0 && threadIdx.x == 0)
+    bulk_prefetch(router + int64_t(first_mine) * d, uint32_t(n_mine * d) * sizeof(A));
   wait_for_predecessor();
   let_successor_start();
   const int64_t row = blockIdx.x;
   y += row * d, x += row * d, h += row * d;
-  float squares = 0;
-  for_pieces<n>(d, [&](int i) {
-    float a[n], b[n];
-    load(x + i, a);
+  auto sum = [&](int i, float(&v)[n]) {  // the new x
+    float b[n];
+    load(x + i, v);
     load(y + i, b);
 #pragma unroll
-    for (int j = 0; j < n; ++j) a[j] = round_to<A>(a[j] + b[j]), squares += a[j] * a[j];
-    store(x + i, a);
+    for (int j = 0; j < n; ++j) v[j] = round_to<A>(v[j] + b[j]);
+  };
+  float squares = 0;
+  for_pieces<n>(d, [&](int i) {
+    float v[n];
+    sum(i, v);
+#pragma unroll
+    for (int j = 0; j < n; ++j) squares += v[j] * v[j];
   });
   const float scale = 1.0f / sqrtf(block_sum<kThreads>(squares) / float(d) + eps);
-  scale_row<A, n>(x, scale, weight, h, d);  // a thread reads what it wrote
-  if (!router) return;
+  auto norm = [&](int i, float(&v)[n]) {  // the new x to the new h
+    float w[n];
+    load(weight + i, w);
+#pragma unroll
+    for (int j = 0; j < n; ++j) v[j] = round_to<A>(round_to<A>(v[j] * scale) * w[j]);
+  };
 
-  __shared__ float logits[kMaxExperts];
-  for (int first = 0; first < n_experts; first += kAtOnce) {
+  logits += row * to.n_experts;
+  for (int first = first_mine; first < first_mine + n_mine; first += kAtOnce) {
     float sums[kAtOnce] = {};
     for_pieces<n>(d, [&](int i) {
       float v[n], w[n];
-      load(h + i, v);
+      sum(i, v);
+      norm(i, v);
 #pragma unroll
       for (int e = 0; e < kAtOnce; ++e) {
-        load(router + int64_t(min(first + e, n_experts - 1)) * d + i, w);
+        load(router + int64_t(min(first + e, to.n_experts - 1)) * d + i, w);
 #pragma unroll
         for (int j = 0; j < n; ++j) sums[e] = fmaf(v[j], w[j], sums[e]);
       }
     });
+    block_sums(sums);
+    if (threadIdx.x == 0)
 #pragma unroll
-    for (int e = 0; e < kAtOnce; ++e) {
-      const float logit = block_sum<kThreads>(sums[e]);
-      if (threadIdx.x == 0 && first + e < n_experts) logits[first + e] = round_to<A>(logit);
-    }
+      for (int e = 0; e < kAtOnce; ++e)
+        if (first + e < first_mine + n_mine) logits[first + e] = round_to<A>(sums[e]);
   }
-  __syncthreads();
-  if (threadIdx.x < 32) route_row<A>(logits, n_experts, top_k, expert + row * top_k, score + row * top_k);
+  if (gridDim.y > 1 && !last_to_arrive(counters + row, int(gridDim.y))) return;
+  for_pieces<n>(d, [&](int i) {
+    float v[n];
+    sum(i, v);
+    store(x + i, v);
+    norm(i, v);
+    store(h + i, v);
+  });
+  if (to.n_experts == 0) return;
+  __syncthreads();  // this block's own logits
+  if (threadIdx.x < 32) route_row<A>(logits, row, to);
 }
 }  // namespace
 
@@ -190,24 +231,35 @@ void add_residual(const OpContext& ctx, const View& y, const View& x) {
 
 void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x, const View& norm_weight, float eps,
                              const View& h, const PackedWeight* router, const Route& route) {
-  if (ctx.measuring()) return;
-  const int64_t d = norm_weight.elements(), n_experts = router ? router->spec.n : 0;
+  const int64_t d = norm_weight.elements(), n_rows = x.rows(), n_experts = router ? router->spec.n : 0;
   L4_CHECK(x.dtype == y.dtype && x.dtype == h.dtype && x.dtype == norm_weight.dtype && x.cols() == d);
-  View weight;
+  // Many rows: the router is a matrix product like others.
+  constexpr int64_t kMaxFused = 4096;  // logits; 42 MB of router, from the L2 cache
+  const bool fused = n_rows * n_experts <= kMaxFused;
+  Scratch scratch(ctx.work);
+  View logits = scratch.take(fused ? DType::f32 : x.dtype, {n_rows, n_experts}), weight;
   if (router) {
-    const DType stored = router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16;
-    L4_CHECK(router->spec.k == d && n_experts <= kMaxExperts && stored == x.dtype, "router of ", dtype_name(stored),
-             " [", n_experts, ", ", router->spec.k, "]");
-    L4_CHECK(route.top_k >= 1 && route.top_k <= n_experts && route.expert.elements() == x.rows() * route.top_k);
-    weight = {router->data.data(), stored, {n_experts, d}};
+    weight = {router->data.data(), router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16, {n_experts, d}};
+    L4_CHECK(router->spec.k == d && weight.dtype == x.dtype, "router ", dtype_name(weight.dtype), " of ",
+             router->spec.k, " columns");
   }
-  with_pieces(x.dtype, d, {y, x, norm_weight, h, weight}, [&](auto a, auto n) {
-    using A = decltype(a);
-    launch({.grid = unsigned(x.rows()), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
-           add_residual_norm_route_kernel<A, n>, data<A>(y), data<A>(x), data<A>(norm_weight), eps, data<A>(h), int(d),
-           router ? data<A>(weight) : nullptr, int(n_experts), int(route.top_k), router ? route.expert.i32() : nullptr,
-           router ? route.score.f32() : nullptr);
-  });
+  if (!ctx.measuring())
+    with_pieces(x.dtype, d, {y, x, norm_weight, h, weight}, [&](auto a, auto n) {
+      using A = decltype(a);
+      const Routing to = router && fused ? routing(route, n_rows, n_experts) : Routing{};
+      int64_t blocks = 1;  // a row
+      while (to.n_experts > 0 && n_experts % (2 * blocks) == 0 && 2 * blocks * n_rows <= ctx.gpu.n_sms) blocks *= 2;
+      launch({.grid = {unsigned(n_rows), unsigned(blocks)},
+              .block = kThreads,
+              .stream = ctx.gpu.stream,
+              .programmatic = true},
+             add_residual_norm_route_kernel<A, n>, data<A>(y), data<A>(x), data<A>(norm_weight), eps, data<A>(h),
+             int(d), router ? data<A>(weight) : nullptr, to, static_cast<float*>(logits.data), ctx.gpu.counters);
+    });
+  if (router && !fused) {
+    linear(ctx, h, *router, logits, x.dtype);
+    route_rows(ctx, logits, route);
+  }
 }
 
 }  // namespace l4::cuda

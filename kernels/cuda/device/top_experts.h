@@ -2,36 +2,51 @@
 #pragma once
 
 #include "kernels/cuda/device/math.h"
+#include "ops/op_args.h"
 
 namespace l4::cuda {
 
-// logits [n_experts] of A's values, as A or as float; expert, score [top_k]. NaN counts as the least, so that the
-// choices are distinct whatever the row holds.
+// Where rows go, as a kernel's parameter.
+struct Routing {
+  int n_experts = 0, top_k = 0;
+  bool round_robin = false;
+  int32_t* expert = nullptr;  // [T, top_k]
+  float* score = nullptr;     // [T, top_k]
+};
+inline Routing routing(const Route& route, int64_t n_rows, int64_t n_experts) {
+  L4_CHECK(route.top_k >= 1 && route.top_k <= n_experts && route.expert.elements() == n_rows * route.top_k);
+  return {int(n_experts), int(route.top_k), route.round_robin, route.expert.i32(), route.score.f32()};
+}
+
+// logits [n_experts]: the row's, A's values, as A or as float. NaN counts as the least, so that the choices are
+// distinct whatever the row holds.
 template <class A, class Logit>
-__device__ inline void route_row(const Logit* logits, int n_experts, int top_k, int32_t* expert, float* score) {
+__device__ inline void route_row(const Logit* logits, int64_t row, const Routing& to) {
   const int lane = int(threadIdx.x % 32);
   float last = INFINITY;  // the previous choice: what comes after it in the order (logit descending, index ascending)
   int last_expert = -1;
-  for (int k = 0; k < top_k; ++k) {
+  for (int k = 0; k < to.top_k; ++k) {
     float best = -INFINITY;
-    int best_expert = n_experts;  // none yet
-    for (int e = lane; e < n_experts; e += 32) {
+    int best_expert = to.n_experts;  // none yet
+    for (int e = lane; e < to.n_experts; e += 32) {
       float v = get(logits[e]);
       if (!(v == v)) v = -INFINITY;
       const bool after = v < last || (v == last && e > last_expert);
-      if (after && (best_expert == n_experts || v > best)) best = v, best_expert = e;
+      if (after && (best_expert == to.n_experts || v > best)) best = v, best_expert = e;
     }
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
       const float v = __shfl_xor_sync(0xffffffffu, best, offset);
       const int e = __shfl_xor_sync(0xffffffffu, best_expert, offset);
-      if (e < n_experts && (best_expert == n_experts || v > best || (v == best && e < best_expert)))
+      if (e < to.n_experts && (best_expert == to.n_experts || v > best || (v == best && e < best_expert)))
         best = v, best_expert = e;
     }
     last = best, last_expert = best_expert;
     if (lane == 0) {
-      expert[k] = best_expert;
-      score[k] = round_to<A>(1.0f / (1.0f + expf(-get(logits[best_expert]))));
+      const int64_t slot = row * to.top_k + k;
+      const int e = to.round_robin ? int(slot % to.n_experts) : best_expert;
+      to.expert[slot] = e;
+      to.score[slot] = round_to<A>(1.0f / (1.0f + expf(-get(logits[e]))));
     }
   }
 }
