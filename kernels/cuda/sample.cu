@@ -9,10 +9,10 @@
 //   gather  the few tokens down to that bucket, into a list
 //   finish  a block a row: the cut itself, then the Gumbel-max among the kept
 //
-// Each row is cut into kParts parts whatever the batch, a block a part; the last block of a row to arrive adds the
-// parts up. A row with more than kListed tokens above its cut (hot temperatures, equal logits) is finished over all its
-// logits: right, but slower. Bytes a row: 4 V for scan, the same again for each weigh and gather, from the L2 cache
-// while the batch is small (64 rows: 52 MB).
+// Each row is cut into parts that depend on the vocabulary alone, a block a part; the last block of a row to arrive
+// adds the parts up. A row with more than kListed tokens above its cut (hot temperatures, equal logits) is finished
+// over all its logits: right, but slower. Bytes a row: 4 V for scan, the same again for each weigh and gather, from the
+// L2 cache while the batch is small (64 rows: 52 MB).
 #include "kernels/cuda/sample.h"
 
 #include <algorithm>
@@ -49,9 +49,9 @@ struct SamplePatch {
 
 namespace {
 constexpr int kThreads = 256, kFinishThreads = 512;
-constexpr int kParts = 64;
-constexpr int kListed = 8192;   // tokens of a list
-constexpr int kMaxBest = 1024;  // with more logprobs than these a row is sorted on the host
+constexpr int kMaxParts = 64, kPart = 1024;  // parts of a row, and tokens a part should have
+constexpr int kListed = 8192;                // tokens of a list
+constexpr int kMaxBest = 1024;               // with more logprobs than these a row is sorted on the host
 
 // A set of tokens of a row that is being cut: by probability for the draw, by logit for the best.
 struct Cut {
@@ -88,7 +88,7 @@ namespace {
 // What every kernel gets.
 struct Batch {
   const float* logits;  // [n, vocab]
-  int vocab, n_words;
+  int vocab, n_words, n_parts;
   float one;  // fixed-point form of the weight 1
   const SampleRow* rows;
   const SamplePatch* patches;
@@ -96,7 +96,7 @@ struct Batch {
   const uint32_t* masks;  // [., n_words]
   uint32_t* plain;        // [n, n_words] tokens that stand as they are, for rows that are edited
   SampleState* states;
-  Part* parts;                         // [n, kParts]
+  Part* parts;                         // [kProblems, n, kMaxParts]
   unsigned long long* bucket_weights;  // [n, kBuckets], zero between kernels
   uint32_t* bucket_counts;             // [kProblems, n, kBuckets], zero between kernels
   uint64_t* lists;                     // [kProblems, n, kListed] sort keys
@@ -222,16 +222,16 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(const __grid_constant__ 
   };
   auto consider = [&](int id, float v) { part.best.consider(v, id); };
   if (b.rows[row].edited()) {
-    for_plain<kThreads>(b, row, int(blockIdx.x), kParts, check);
-    for_edited<kThreads>(b, row, int(blockIdx.x), kParts, consider);
+    for_plain<kThreads>(b, row, int(blockIdx.x), b.n_parts, check);
+    for_edited<kThreads>(b, row, int(blockIdx.x), b.n_parts, consider);
   } else {
-    for_plain<kThreads>(b, row, int(blockIdx.x), kParts, [&](int id, float v) { check(id, v), consider(id, v); });
+    for_plain<kThreads>(b, row, int(blockIdx.x), b.n_parts, [&](int id, float v) { check(id, v), consider(id, v); });
   }
   part = reduce(part);
-  Part* parts = b.parts + row * kParts;
+  Part* parts = b.parts + row * kMaxParts;
   if (threadIdx.x == 0) parts[blockIdx.x] = part;
-  if (!last_to_arrive(b.counters + row, kParts)) return;
-  part = reduce(threadIdx.x < kParts ? parts[threadIdx.x] : kNothing);
+  if (!last_to_arrive(b.counters + row, b.n_parts)) return;
+  part = reduce(int(threadIdx.x) < b.n_parts ? parts[threadIdx.x] : kNothing);
   if (threadIdx.x != 0) return;
   SampleState& state = b.states[row];
   state.bad = part.bad;
@@ -269,21 +269,21 @@ __global__ void __launch_bounds__(kThreads) weigh_draw_kernel(const __grid_const
   const float highest = state.highest;
   if (!p.filters()) {
     GumbelMax draw = draw_of(p, state);
-    for_edited<kThreads>(b, row, part, kParts, [&](int id, float v) {
+    for_edited<kThreads>(b, row, part, b.n_parts, [&](int id, float v) {
       const float z = (v - highest) / p.temperature;
       if (z >= p.lowest) draw.consider(id, z, expf(z));
     });
     Best best = block_best<kThreads>(draw.best);
-    Part* parts = b.parts + row * kParts;
+    Part* parts = b.parts + row * kMaxParts;
     if (threadIdx.x == 0) parts[part].best = best;
-    if (!last_to_arrive(b.counters + row, kParts)) return;
-    best = block_best<kThreads>(threadIdx.x < kParts ? parts[threadIdx.x].best : Best{});
+    if (!last_to_arrive(b.counters + row, b.n_parts)) return;
+    best = block_best<kThreads>(int(threadIdx.x) < b.n_parts ? parts[threadIdx.x].best : Best{});
     if (threadIdx.x == 0) choose(b, row, best.id);
     return;
   }
   const bool weighs = p.top_p < 1;
   clear<kThreads>(h);
-  for_edited<kThreads>(b, row, part, kParts, [&](int, float v) {
+  for_edited<kThreads>(b, row, part, b.n_parts, [&](int, float v) {
     const float z = (v - highest) / p.temperature;
     if (z == -INFINITY) return;
     const int bucket = bucket_of(-z);
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(kThreads) weigh_draw_kernel(const __grid_const
   uint32_t* counts = b.bucket_counts + (int64_t(kDraw) * b.n + row) * kBuckets;
   unsigned long long* weights = b.bucket_weights + int64_t(row) * kBuckets;
   flush(h, counts, weighs ? weights : nullptr);
-  if (!last_to_arrive(b.counters + row, kParts)) return;
+  if (!last_to_arrive(b.counters + row, b.n_parts)) return;
   Cut cut = {};
   fetch(counts, h.amount);
   if (p.top_k > 0 && uint32_t(p.top_k) < h.amount[kBuckets - 1]) {
@@ -326,7 +326,7 @@ __global__ void __launch_bounds__(kThreads) weigh_logprobs_kernel(const __grid_c
   if (p.n_best < 0 || !state.good()) return;
   if (p.n_best > 0) clear<kThreads>(h);
   double sum = 0;
-  for_plain<kThreads>(b, row, part, kParts, [&](int, float v) {
+  for_plain<kThreads>(b, row, part, b.n_parts, [&](int, float v) {
     const float below = state.raw_highest - v;
     sum += double(expf(-below));
     if (p.n_best > 0) atomicAdd(&h.count[bucket_of(below)], 1u);
@@ -337,16 +337,16 @@ __global__ void __launch_bounds__(kThreads) weigh_logprobs_kernel(const __grid_c
   uint32_t* counts = b.bucket_counts + (int64_t(kBest) * b.n + row) * kBuckets;
   if (p.n_best > 0) flush(h, counts, nullptr);
   __syncthreads();
-  Part* parts = b.parts + (int64_t(b.n) + row) * kParts;
+  Part* parts = b.parts + (int64_t(b.n) + row) * kMaxParts;
   if (threadIdx.x == 0) {
     sum = 0;
     for (double s : warp_sums) sum += s;
     parts[part].exp_sum = sum;
   }
-  if (!last_to_arrive(b.counters + b.n + row, kParts)) return;
+  if (!last_to_arrive(b.counters + b.n + row, b.n_parts)) return;
   if (threadIdx.x == 0) {
     sum = 0;
-    for (int i = 0; i < kParts; ++i) sum += parts[i].exp_sum;
+    for (int i = 0; i < b.n_parts; ++i) sum += parts[i].exp_sum;
     state.exp_sum = sum;
   }
   if (p.n_best == 0) return;
@@ -390,7 +390,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
   if (cut.n_through > kListed) return;
   const int bucket = cut.bucket;
   uint64_t* list = list_of(b, row, problem);
-  for_candidates<kThreads>(b, row, problem, int(blockIdx.x), kParts, [&](int candidate, uint64_t key) {
+  for_candidates<kThreads>(b, row, problem, int(blockIdx.x), b.n_parts, [&](int candidate, uint64_t key) {
     if (candidate <= bucket) list[atomicAdd(&cut.n_listed, 1u)] = key;
   });
 }
@@ -489,7 +489,7 @@ struct SampleMemory {
     take(device, plain, n * n_words);
     take(device, bucket_counts, kProblems * n * kBuckets);
     take(device, bucket_weights, n * kBuckets);
-    take(device, parts, kProblems * n * kParts);
+    take(device, parts, kProblems * n * kMaxParts);
     take(device, lists, kProblems * n * kListed);
   }
   static int64_t words(int64_t vocab) { return (vocab + 31) / 32; }
@@ -505,7 +505,7 @@ size_t Sampler::device_bytes(int64_t max_rows, int64_t vocab) {
 
 Sampler::Sampler(Gpu& gpu, int64_t max_rows, int64_t vocab)
     : gpu_(gpu), max_rows_(max_rows), vocab_(vocab), patch_of_(size_t(vocab), -1) {
-  L4_CHECK(max_rows >= 1 && kProblems * max_rows <= Gpu::kCounters && vocab >= 1 && vocab < INT_MAX - kParts);
+  L4_CHECK(max_rows >= 1 && kProblems * max_rows <= Gpu::kCounters && vocab >= 1 && vocab < INT_MAX - kMaxParts);
   Arena device, pinned;
   SampleMemory(device, pinned, max_rows, vocab);
   device_ = Arena(device_buffer(device.peak(), "sampling"));
@@ -608,12 +608,13 @@ bool Sampler::add(const SamplingRow& row, SampleWork& work) {
 
 void Sampler::issue(const float* logits, const SampleWork& work) {
   const SampleMemory& m = *memory_;
-  const int n = work.n_rows;
+  const int n = work.n_rows, n_parts = int(std::min<int64_t>((vocab_ + kPart - 1) / kPart, kMaxParts));
   int log2_vocab = 0;
   while (int64_t(1) << log2_vocab < vocab_) ++log2_vocab;
   const Batch batch{.logits = logits,
                     .vocab = int(vocab_),
                     .n_words = int(SampleMemory::words(vocab_)),
+                    .n_parts = n_parts,
                     .one = std::ldexp(1.0f, 62 - log2_vocab),  // the sum of all is below 2^63
                     .rows = m.rows,
                     .patches = m.patches,
@@ -631,13 +632,13 @@ void Sampler::issue(const float* logits, const SampleWork& work) {
   auto start = [&](dim3 grid, int block, auto kernel) {
     launch({.grid = grid, .block = unsigned(block), .stream = gpu_.stream, .programmatic = true}, kernel, batch);
   };
-  const unsigned rows = unsigned(n);
+  const unsigned rows = unsigned(n), parts = unsigned(n_parts);
   if (work.edits) start(rows, kThreads, edit_kernel);
-  start({kParts, rows}, kThreads, scan_kernel);
-  if (work.draws) start({kParts, rows}, kThreads, weigh_draw_kernel);
-  if (work.logprobs) start({kParts, rows}, kThreads, weigh_logprobs_kernel);
+  start({parts, rows}, kThreads, scan_kernel);
+  if (work.draws) start({parts, rows}, kThreads, weigh_draw_kernel);
+  if (work.logprobs) start({parts, rows}, kThreads, weigh_logprobs_kernel);
   if (work.filters || work.n_best > 0) {
-    start({kParts, rows, kProblems}, kThreads, gather_kernel);
+    start({parts, rows, kProblems}, kThreads, gather_kernel);
     start({rows, kProblems}, kFinishThreads, finish_kernel);
   }
 }
