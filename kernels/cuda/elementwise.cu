@@ -12,6 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 
 Launch one_thread_each(const OpContext& ctx, int64_t n_pieces) {
+  L4_CHECK(n_pieces < int64_t(1) << 31, n_pieces, " pieces");
   return {.grid = unsigned((n_pieces + kThreads - 1) / kThreads),
           .block = kThreads,
           .stream = ctx.gpu.stream,
@@ -25,10 +26,11 @@ __global__ void __launch_bounds__(kThreads)
   static_assert(n == 1 || n == kGateBlock);
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n;
+  const unsigned piece = blockIdx.x * kThreads + threadIdx.x;  // 32 bits: divisions are dear
+  const int64_t i = int64_t(piece) * n;
   if (i >= n_outputs) return;
-  const int64_t row = i / f, j = i % f;
-  const G* gate = gate_up + 2 * (row * f) + (interleaved ? j / kGateBlock * 2 * kGateBlock + j % kGateBlock : j);
+  const unsigned row = piece / unsigned(f / n), j = piece % unsigned(f / n) * n;
+  const G* gate = gate_up + int64_t(row) * 2 * f + (interleaved ? j / kGateBlock * 2 * kGateBlock + j % kGateBlock : j);
   float g[n], u[n];
   load(gate, g);
   load(gate + (interleaved ? kGateBlock : f), u);

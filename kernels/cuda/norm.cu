@@ -2,7 +2,7 @@
 // multiply-adds, so that every value is rounded where the reference rounds it and only the order of sums differs.
 //
 // One block a row: the row is read once from memory and again, for the second pass, from the multiprocessor's cache (10
-// KB of D = 5120, six blocks on a multiprocessor). Bytes a row: 4 D (norms), 8 D (with the residual sum).
+// KB of D = 5120, three blocks on a multiprocessor). Bytes a row: 4 D (norms), 8 D (with the residual sum).
 #include "kernels/cuda/device/last_block.h"
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/device/top_experts.h"
@@ -14,7 +14,8 @@
 namespace l4::cuda {
 
 namespace {
-constexpr int kThreads = 320;  // two pieces a thread at D = 5120
+constexpr int kThreads = 640;        // one piece a thread at D = 5120
+constexpr int kNarrowThreads = 192;  // and at the vision tower's 1408
 
 // f(i) for the piece [i, i + n) of every piece of this thread.
 template <int n, class F>
@@ -22,7 +23,7 @@ __device__ void for_pieces(int d, F&& f) {
   for (int i = int(threadIdx.x) * n; i < d; i += int(blockDim.x) * n) f(i);
 }
 
-template <class A, int n>
+template <class A, int n, int kBlock>
 __device__ float inverse_rms(const A* x, int d, float eps) {
   float squares = 0;
   for_pieces<n>(d, [&](int i) {
@@ -31,7 +32,7 @@ __device__ float inverse_rms(const A* x, int d, float eps) {
 #pragma unroll
     for (int j = 0; j < n; ++j) squares += v[j] * v[j];
   });
-  return 1.0f / sqrtf(block_sum<kThreads>(squares) / float(d) + eps);
+  return 1.0f / sqrtf(block_sum<kBlock>(squares) / float(d) + eps);
 }
 
 // y = round(round(x * scale) * w)
@@ -47,18 +48,18 @@ __device__ void scale_row(const A* x, float scale, const A* weight, A* y, int d)
   });
 }
 
-template <class A, int n>
-__global__ void __launch_bounds__(kThreads)
+template <class A, int n, int kBlock>
+__global__ void __launch_bounds__(kBlock)
     rms_norm_kernel(const A* in, const int32_t* rows, const A* weight, float eps, A* out, int d) {
   wait_for_predecessor();
   let_successor_start();
   const A* x = in + int64_t(rows ? rows[blockIdx.x] : int(blockIdx.x)) * d;
-  const float scale = inverse_rms<A, n>(x, d, eps);
+  const float scale = inverse_rms<A, n, kBlock>(x, d, eps);
   scale_row<A, n>(x, scale, weight, out + int64_t(blockIdx.x) * d, d);
 }
 
-template <class A, int n>
-__global__ void __launch_bounds__(kThreads)
+template <class A, int n, int kBlock>
+__global__ void __launch_bounds__(kBlock)
     layer_norm_kernel(const A* in, const A* weight, const A* bias, float eps, A* out, int d) {
   wait_for_predecessor();
   let_successor_start();
@@ -70,14 +71,14 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < n; ++j) sum += v[j];
   });
-  const float mean = block_sum<kThreads>(sum) / float(d);
+  const float mean = block_sum<kBlock>(sum) / float(d);
   sum = 0;
   for_pieces<n>(d, [&](int i) {
     load(x + i, v);
 #pragma unroll
     for (int j = 0; j < n; ++j) sum += (v[j] - mean) * (v[j] - mean);
   });
-  const float scale = 1.0f / sqrtf(block_sum<kThreads>(sum) / float(d) + eps);
+  const float scale = 1.0f / sqrtf(block_sum<kBlock>(sum) / float(d) + eps);
   for_pieces<n>(d, [&](int i) {  // in place too: a thread writes what it alone reads
     load(x + i, v);
     load(weight + i, w);
@@ -189,6 +190,17 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();  // this block's own logits
   if (threadIdx.x < 32) route_row<A>(logits, row, to);
 }
+
+// Calls body(A{}, n, threads): as with_pieces, and the threads of a row's block.
+template <class Body>
+void with_rows(DType dtype, int64_t d, std::initializer_list<View> views, Body&& body) {
+  with_pieces(dtype, d, views, [&](auto a, auto n) {
+    if (d > kNarrowThreads * n)
+      body(a, n, std::integral_constant<int, kThreads>{});
+    else
+      body(a, n, std::integral_constant<int, kNarrowThreads>{});
+  });
+}
 }  // namespace
 
 void rms_norm(const OpContext& ctx, const View& in, const int32_t* rows, const View& weight, float eps,
@@ -196,10 +208,10 @@ void rms_norm(const OpContext& ctx, const View& in, const int32_t* rows, const V
   if (ctx.measuring()) return;
   const int64_t d = weight.elements();
   L4_CHECK(in.dtype == out.dtype && in.dtype == weight.dtype && out.cols() == d);
-  with_pieces(in.dtype, d, {in, weight, out}, [&](auto a, auto n) {
+  with_rows(in.dtype, d, {in, weight, out}, [&](auto a, auto n, auto threads) {
     using A = decltype(a);
-    launch({.grid = unsigned(out.rows()), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
-           rms_norm_kernel<A, n>, data<A>(in), rows, data<A>(weight), eps, data<A>(out), int(d));
+    launch({.grid = unsigned(out.rows()), .block = unsigned(threads), .stream = ctx.gpu.stream, .programmatic = true},
+           rms_norm_kernel<A, n, threads>, data<A>(in), rows, data<A>(weight), eps, data<A>(out), int(d));
   });
 }
 
@@ -207,11 +219,14 @@ void layer_norm(const OpContext& ctx, const View& in, const LayerNormWeights& no
   if (ctx.measuring()) return;
   const int64_t d = norm.weight.elements();
   L4_CHECK(in.dtype == out.dtype && in.dtype == norm.weight.dtype && in.elements() == out.elements());
-  with_pieces(in.dtype, d, {in, norm.weight, norm.bias, out}, [&](auto a, auto n) {
+  with_rows(in.dtype, d, {in, norm.weight, norm.bias, out}, [&](auto a, auto n, auto threads) {
     using A = decltype(a);
-    launch({.grid = unsigned(in.elements() / d), .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true},
-           layer_norm_kernel<A, n>, data<A>(in), data<A>(norm.weight), data<A>(norm.bias), norm.eps, data<A>(out),
-           int(d));
+    launch({.grid = unsigned(in.elements() / d),
+            .block = unsigned(threads),
+            .stream = ctx.gpu.stream,
+            .programmatic = true},
+           layer_norm_kernel<A, n, threads>, data<A>(in), data<A>(norm.weight), data<A>(norm.bias), norm.eps,
+           data<A>(out), int(d));
   });
 }
 

@@ -11,23 +11,23 @@ namespace {
 constexpr int kThreads = 256;
 
 Launch one_thread_each(const OpContext& ctx, int64_t n_pieces) {
+  L4_CHECK(n_pieces < int64_t(1) << 31, n_pieces, " pieces");
   return {.grid = unsigned((n_pieces + kThreads - 1) / kThreads),
           .block = kThreads,
           .stream = ctx.gpu.stream,
           .programmatic = true};
 }
-__device__ inline int64_t thread_number() {
-  return int64_t(blockIdx.x) * kThreads + threadIdx.x;
+__device__ inline unsigned thread_number() {  // 32 bits: divisions are dear
+  return blockIdx.x * kThreads + threadIdx.x;
 }
 
 __global__ void __launch_bounds__(kThreads)
     cut_patches_kernel(const bf16* pixels, int channels, int side, int p, bf16* patches, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = thread_number();
+  const unsigned i = thread_number();
   if (i >= n_elements) return;
-  const int width = channels * p * p, grid = side / p;
-  const int64_t patch = i / width;
+  const unsigned width = unsigned(channels * p * p), grid = unsigned(side / p), patch = i / width;
   const int within = int(i % width), channel = within / (p * p), dy = within / p % p, dx = within % p;
   const int64_t tile = patch / (grid * grid);
   const int row = int(patch / grid % grid), column = int(patch % grid);
@@ -40,10 +40,10 @@ __global__ void __launch_bounds__(kThreads)
                          int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = thread_number() * n;
+  const unsigned piece = thread_number(), row = piece / unsigned(d / n);
+  const int64_t i = int64_t(piece) * n, tile = row / unsigned(s);
   if (i >= n_elements) return;
-  const int64_t tile = i / d / s;
-  const int token = int(i / d % s), j = int(i % d);
+  const int token = int(row % unsigned(s)), j = int(piece % unsigned(d / n)) * n;
   float v[n], position[n];
   load((token < s - 1 ? patches + (tile * (s - 1) + token) * d : class_embedding) + j, v);
   load(positions + int64_t(token) * d + j, position);
@@ -58,15 +58,15 @@ __global__ void __launch_bounds__(kThreads) split_vision_qkv_kernel(const A* qkv
                                                                     int s, int hd, int d, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = thread_number() * n;
+  const unsigned piece = thread_number(), third = piece / unsigned(d / n), row = third / 3;
+  const int64_t i = int64_t(piece) * n;
   if (i >= n_elements) return;
-  const int64_t row = i / (3 * d);
-  const int part = int(i / d % 3), j = int(i % d);
+  const int part = int(third % 3), j = int(piece % unsigned(d / n)) * n;
   float x[n];
   load(qkv + i, x);
   if (part < 2) {  // v is not rotated
     float table[n];
-    load(rope + row % s * hd + j % hd, table);
+    load(rope + int64_t(row % unsigned(s)) * hd + j % hd, table);
 #pragma unroll
     for (int e = 0; e < n; e += 2) {
       const float a = x[e], b = x[e + 1], cosine = table[e], sine = table[e + 1];
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) split_vision_qkv_kernel(const A* qkv
       x[e + 1] = a * sine + b * cosine;
     }
   }
-  store((part == 0 ? q : part == 1 ? k : v) + row * d + j, x);
+  store((part == 0 ? q : part == 1 ? k : v) + int64_t(row) * d + j, x);
 }
 
 // Token (s r + dy, s c + dx) to place (dy, dx) of row (r, c); U: what a thread copies, n of them a token.
@@ -83,14 +83,13 @@ __global__ void __launch_bounds__(kThreads)
     pixel_shuffle_kernel(const U* in, U* out, int grid, int shuffle, int n, int64_t n_units) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = thread_number();
+  const unsigned i = thread_number(), side = unsigned(grid / shuffle), s = unsigned(shuffle);
   if (i >= n_units) return;
-  const int side = grid / shuffle;
-  const int64_t place = i / n, row = place / (shuffle * shuffle), tile = row / (side * side);
-  const int dx = int(place % shuffle), dy = int(place / shuffle % shuffle), c = int(row % side),
-            r = int(row / side % side);
+  const unsigned place = i / unsigned(n), row = place / (s * s);
+  const int64_t tile = row / (side * side);
+  const int dx = int(place % s), dy = int(place / s % s), c = int(row % side), r = int(row / side % side);
   const int64_t token = tile * (grid * grid + 1) + (shuffle * r + dy) * grid + shuffle * c + dx;
-  out[i] = in[token * n + i % n];
+  out[i] = in[token * n + i % unsigned(n)];
 }
 }  // namespace
 
