@@ -1,10 +1,13 @@
 // What happens to q, k and v between the projection and the cache (contract: kernels/cpu/ops.h). Compiled without
 // contraction to fused multiply-adds: the rotation's products and sums are rounded one by one, as the reference's.
 //
-// A group of lanes owns one head and walks it a piece at a time: at hd = 128 in bfloat16 16 lanes with one piece each,
-// so the QK norm is four shuffles. Blocks are (16 heads or so, row); each makes the table of its row, hd / 2 cosines
-// and sines, anew: with 16 heads that is a fifth of the instructions of a kernel that waits for memory. Bytes a row:
-// twice (H + 2K) hd, 28 KB for Scout.
+// A group of lanes owns a head, a lane up to 8 of its elements: at hd = 128 in bfloat16 16 lanes with one piece each,
+// so that the QK norm is four shuffles. A lane has the same elements of every head that it comes to, so it computes
+// their cosines and sines once, in registers, before it waits for the projection: no shared memory (attention's blocks,
+// which start early, need nearly all of it), no barrier. With few rows a row's heads are spread over several blocks.
+// Bytes a row: (H + 2K) hd read and written, 28 KB for Scout.
+#include <algorithm>
+
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -14,10 +17,10 @@ namespace l4::cuda {
 
 namespace {
 constexpr int kThreads = 256;
-constexpr int kMaxPairs = 128;  // head_dim up to 256
+constexpr int kMaxHead = 256;  // 32 lanes with 8 elements
 
 struct Frequencies {
-  float of[kMaxPairs];
+  float of[kMaxHead / 2];
 };
 
 struct FinishQkv {               // what the kernel needs of QkvArgs
@@ -40,68 +43,75 @@ __device__ inline float group_sum(float v, int lanes) {
 template <class A, class C, int n>
 __global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q, const __grid_constant__ FinishQkv p,
                                                               const __grid_constant__ Frequencies inv_freq) {
-  __shared__ float table[kMaxPairs][2];  // cos, sin
+  constexpr int kStep = n > 2 ? n : 2;  // a pair is the least that can be rotated
+  constexpr int kSteps = 8 / kStep;     // of a lane
+  const int lane = int(threadIdx.x) % p.lanes, group = int(threadIdx.x) / p.lanes, n_groups = kThreads / p.lanes;
+  auto at = [&](int step) { return (step * p.lanes + lane) * kStep; };
+  const int64_t row = blockIdx.x;
+  // The step's plan came before its first kernel: it may be read before the wait.
+  const int position = p.positions[row], slot = p.slots[row];
+  float cosine[kSteps][kStep / 2], sine[kSteps][kStep / 2];
+  float temperature = 1;
+  if (p.rope) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+      for (int j = 0; j < kStep / 2; ++j) {
+        if (at(s) >= p.hd) continue;
+        // The product is rounded to float32 as the reference does; cosf and sinf reduce the full range.
+        const float angle = float(position) * inv_freq.of[at(s) / 2 + j];
+        cosine[s][j] = cosf(angle);
+        sine[s][j] = sinf(angle);
+      }
+  } else if (p.temperature) {
+    const float steps = floorf((float(position) + 1.0f) / p.floor_scale);
+    temperature = log1pf(steps) * p.attn_scale + 1.0f;
+  }
+  char* page = p.pages + slot / p.page_tokens * p.page_stride;
+  const int in_page = slot % p.page_tokens;
   wait_for_predecessor();
   let_successor_start();
-  const int64_t row = blockIdx.x;
-  const int position = p.positions[row];
-  if (p.rope)
-    for (int i = int(threadIdx.x); i < p.hd / 2; i += kThreads) {
-      // The product is rounded to float32 as the reference does; cosf and sinf reduce the full range.
-      const float angle = float(position) * inv_freq.of[i];
-      table[i][0] = cosf(angle);
-      table[i][1] = sinf(angle);
-    }
-  __syncthreads();
 
-  const int n_all = p.n_heads + 2 * p.n_kv, lane = int(threadIdx.x) % p.lanes;
-  const int head = int(blockIdx.y) * (kThreads / p.lanes) + int(threadIdx.x) / p.lanes;
-  const bool is_q = head < p.n_heads, is_v = head >= p.n_heads + p.n_kv;
-  const bool real = head < n_all;  // a group without a head goes along, for the shuffles of its warp
-  const A* from = qkv + (row * n_all + (real ? head : 0)) * p.hd;
-
-  constexpr int kStep = n > 2 ? n : 2;  // a pair is the least that can be rotated
-  auto rotated = [&](int i, float(&v)[kStep]) {
-    load(from + i, v);
-    if (!p.rope || is_v) return;
-#pragma unroll
-    for (int j = 0; j < kStep; j += 2) {
-      const float a = v[j], b = v[j + 1], c = table[(i + j) / 2][0], s = table[(i + j) / 2][1];
-      v[j] = round_to<A>(a * c - b * s);
-      v[j + 1] = round_to<A>(a * s + b * c);
-    }
-  };
-  float v[kStep];
-  float factor = 1;  // of the QK norm or of the temperature
-  bool scaled = false;
-  if (p.rope && p.qk_norm) {
+  const int n_all = p.n_heads + 2 * p.n_kv;
+  for (int first = int(blockIdx.y) * n_groups; first < n_all; first += int(gridDim.y) * n_groups) {
+    const int head = first + group;
+    const bool is_q = head < p.n_heads, is_v = head >= p.n_heads + p.n_kv;
+    const bool real = head < n_all;  // a group without a head goes along, for the shuffles of its warp
+    const A* from = qkv + (row * n_all + head) * p.hd;
+    float v[kSteps][kStep] = {};
     float squares = 0;
-    for (int i = lane * kStep; i < p.hd; i += p.lanes * kStep) {
-      rotated(i, v);
 #pragma unroll
-      for (int j = 0; j < kStep; ++j) squares += v[j] * v[j];
+    for (int s = 0; s < kSteps; ++s) {
+      if (!real || at(s) >= p.hd) continue;
+      load(from + at(s), v[s]);
+      if (!p.rope || is_v) continue;
+#pragma unroll
+      for (int j = 0; j < kStep; j += 2) {
+        const float a = v[s][j], b = v[s][j + 1];
+        v[s][j] = round_to<A>(a * cosine[s][j / 2] - b * sine[s][j / 2]);
+        v[s][j + 1] = round_to<A>(a * sine[s][j / 2] + b * cosine[s][j / 2]);
+        squares += v[s][j] * v[s][j] + v[s][j + 1] * v[s][j + 1];
+      }
     }
-    factor = 1.0f / sqrtf(group_sum(squares, p.lanes) / float(p.hd) + p.qk_norm_eps);
-    scaled = !is_v;
-  } else if (!p.rope && p.temperature) {
-    const float steps = floorf((float(position) + 1.0f) / p.floor_scale);
-    factor = log1pf(steps) * p.attn_scale + 1.0f;
-    scaled = is_q;
-  }
-  if (!real) return;
-  const int kv_head = is_v ? head - p.n_heads - p.n_kv : head - p.n_heads;
-  const int slot = p.slots[row];
-  C* entry = reinterpret_cast<C*>(p.pages + slot / p.page_tokens * p.page_stride + (is_v ? p.v_offset : p.k_offset)) +
-             (int64_t(kv_head) * p.page_tokens + slot % p.page_tokens) * p.hd;
-  for (int i = lane * kStep; i < p.hd; i += p.lanes * kStep) {
-    rotated(i, v);
-    if (scaled)
+    float factor = is_q ? temperature : 1;
+    if (p.rope && p.qk_norm) {
+      const float mean = group_sum(squares, p.lanes) / float(p.hd);
+      if (!is_v) factor = 1.0f / sqrtf(mean + p.qk_norm_eps);
+    }
+    if (!real) continue;
+    const int kv_head = head - p.n_heads - (is_v ? p.n_kv : 0);
+    C* entry = reinterpret_cast<C*>(page + (is_v ? p.v_offset : p.k_offset)) +
+               (int64_t(kv_head) * p.page_tokens + in_page) * p.hd;
 #pragma unroll
-      for (int j = 0; j < kStep; ++j) v[j] = round_to<A>(v[j] * factor);
-    if (is_q)
-      store(q + (row * p.n_heads + head) * p.hd + i, v);
-    else
-      store(entry + i, v);
+    for (int s = 0; s < kSteps; ++s) {
+      if (at(s) >= p.hd) continue;
+#pragma unroll
+      for (int j = 0; j < kStep; ++j) v[s][j] = round_to<A>(v[s][j] * factor);  // by 1: no change
+      if (is_q)
+        store(q + (row * p.n_heads + head) * p.hd + at(s), v[s]);
+      else
+        store(entry + at(s), v[s]);
+    }
   }
 }
 }  // namespace
@@ -115,7 +125,7 @@ void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
   const bool rope = bool(args.inv_freq);
   if (layout.dtype != DType::f32 && layout.dtype != DType::bf16)
     fail(ErrorKind::unsupported, "the CUDA backend keeps the KV cache in F32 or BF16, not ", dtype_name(layout.dtype));
-  L4_CHECK(qkv.rows() == step.n_rows && qkv.cols() == n_all * hd && hd % 2 == 0 && hd / 2 <= kMaxPairs);
+  L4_CHECK(qkv.rows() == step.n_rows && qkv.cols() == n_all * hd && hd % 2 == 0 && hd <= kMaxHead);
   Frequencies inv_freq = {};
   if (rope) {
     L4_CHECK(args.inv_freq.elements() == hd / 2);
@@ -144,11 +154,11 @@ void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
                       .k_offset = layout.k_offset,
                       .v_offset = layout.v_offset,
                       .page_tokens = int(layout.page_tokens)};
-    const unsigned heads_a_block = unsigned(kThreads / lanes);
-    const Launch where{.grid = {unsigned(qkv.rows()), (unsigned(n_all) + heads_a_block - 1) / heads_a_block},
-                       .block = kThreads,
-                       .stream = ctx.gpu.stream,
-                       .programmatic = true};
+    const int64_t heads_at_once = kThreads / lanes, rows = qkv.rows();
+    const int64_t blocks =
+        std::clamp<int64_t>(2 * ctx.gpu.n_sms / rows, 1, (n_all + heads_at_once - 1) / heads_at_once);
+    const Launch where{
+        .grid = {unsigned(rows), unsigned(blocks)}, .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true};
     if (layout.dtype == DType::f32)
       launch(where, finish_qkv_kernel<A, float, n>, data<A>(qkv), data<A>(args.q), p, inv_freq);
     else

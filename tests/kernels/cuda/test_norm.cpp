@@ -43,9 +43,7 @@ TEST_CASE("cuda norm: layer norm as the CPU's, also in place") {
         Doubles size = sizes(doubles(want));
         for (double& s : size) s += 2;  // of the terms
         CHECK(difference(gpu.download(got), doubles(want), size, tolerance::kNorm) == "");
-        gpu.run([&](const cuda::OpContext& ctx) {
-          cuda::layer_norm(ctx, gx, {gw, gb, 1e-5f}, gx);
-        });
+        gpu.run([&](const cuda::OpContext& ctx) { cuda::layer_norm(ctx, gx, {gw, gb, 1e-5f}, gx); });
         CHECK(same_bits(gpu.download(gx), gpu.download(got)));
       }
 }
@@ -180,4 +178,15 @@ TEST_CASE("cuda norm: bits of a route do not depend on how many blocks share a r
     for (int64_t k = 0; k < 16; ++k)  // its own score
       if (want.expert.at(i / 2 * 16 + k) == double(i)) CHECK(turns.score.at(i) == want.score.at(i / 2 * 16 + k));
   }
+}
+
+TEST_CASE("cuda norm: logits are rounded before they are compared") {
+  GpuMachine gpu;
+  EndOfAttention e = end_of_attention(DType::bf16, 2, 64, 3, 2);
+  for (int64_t i = 0; i < 2 * 64; ++i) e.x.set(i, 1), e.y.set(i, 0);
+  for (int64_t i = 0; i < 64; ++i) e.norm.set(i, 1);
+  for (int64_t i = 0; i < 3 * 64; ++i) e.router.set(i, i < 64 ? -1 : 1);
+  e.router.set(2 * 64, 1.0078125);  // 64.0078 is 64 in bfloat16: the lower index wins
+  const auto got = e.on_gpu(gpu);
+  CHECK(doubles(got.expert) == Doubles{1, 2, 1, 2});
 }

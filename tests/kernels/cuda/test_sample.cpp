@@ -136,6 +136,32 @@ TEST_CASE("cuda sample: the CPU's choices and logprobs, for every mix of paramet
   CHECK(differ <= drawn / 100);  // float32 ties
 }
 
+TEST_CASE("cuda sample: penalties of greedy rows, choice by choice") {
+  GpuMachine gpu;
+  const int64_t v = 4;
+  cuda::Sampler sampler(gpu.gpu, 200, v);
+  Numbers numbers(5);
+  std::vector<std::vector<float>> logits;
+  std::vector<Request> requests;
+  const float repetitions[] = {1, 1.5f, 0.4f}, others[] = {0, 0.5f, -0.75f};
+  for (int i = 0; i < 200; ++i) {
+    logits.push_back(smooth(numbers, v));
+    for (float& l : logits.back()) l /= 8;
+    Request r;
+    r.row.params = {.temperature = 0,
+                    .repetition_penalty = repetitions[numbers.below(3)],
+                    .frequency_penalty = others[numbers.below(3)],
+                    .presence_penalty = others[numbers.below(3)]};
+    for (int64_t n = numbers.below(4); n > 0; --n) r.prompt.push_back(int32_t(numbers.below(v)));
+    for (int64_t n = numbers.below(6); n > 0; --n) r.output.push_back(int32_t(numbers.below(v)));
+    requests.push_back(r);
+  }
+  const Both both = sample(gpu, sampler, logits, requests);
+  int differ = 0;
+  for (size_t i = 0; i < both.cpu.size(); ++i) differ += both.gpu[i].id != both.cpu[i].id;
+  CHECK(differ == 0);
+}
+
 TEST_CASE("cuda sample: more candidates than a list holds, and cuts among equals") {
   GpuMachine gpu;
   const int64_t v = 8501;
