@@ -169,6 +169,10 @@ bool capturing(cudaStream_t stream) {
 
 }  // namespace
 
+cudaError_t issue_step(cudaStream_t stream, Step step) {
+  return issue(stream, std::move(step));
+}
+
 // Work of all streams that no thread is doing; for a kernel that waits for another GPU.
 void help_other_streams() {
   // One helper at a time is enough: what it does may wait for other streams and ask for help itself.
