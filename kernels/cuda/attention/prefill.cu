@@ -15,8 +15,7 @@
 //
 // Keys of the last page past the span's end may be anything, NaN too. Their scores are replaced by -infinity (selected,
 // not added), so their weights are 0; and as 0 * NaN is NaN, the values' rows past the end are zeroed in shared memory
-// before the product. Both warpgroups write these zeros, each for itself: no barrier between them. Rows of q past the
-// span's end are other rows of the step or zeros, and are not stored.
+// before the product. Rows of q past the span's end are other rows of the step or zeros, and are not stored.
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
@@ -66,7 +65,7 @@ struct Shared {
 };
 
 // Named barriers.
-enum : int { kTurn = 1 /* + warpgroup */, kZeroed = 1 + kConsumers /* + warpgroup */ };
+enum : int { kTurn = 1 /* + warpgroup */, kZeroed = kTurn + kConsumers };
 
 // ---- the order of tiles ---------------------------------------------------------------------------------------------
 
@@ -254,13 +253,15 @@ __device__ inline void mask(float (&s)[64], int32_t limit, int lane) {
     if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= limit + i / 2 % 2 * 8) s[i] = -INFINITY;
 }
 
-// Rows from `begin` on of a tile [half][128][64] become zero, before this warpgroup's next product reads them.
-__device__ inline void zero_rows(std::byte* tile, int32_t begin, int warpgroup, int thread) {
-  for (int32_t i = thread; i < (kKeys - begin) * 16; i += 128)
+// Rows from `begin` on of a tile [half][128][64] become zero, for the next products of both warpgroups, which both call
+// it.
+__device__ inline void zero_rows(std::byte* tile, int32_t begin) {
+  constexpr int kComputing = 128 * kConsumers;
+  for (int32_t i = int32_t(threadIdx.x) - (kThreads - kComputing); i < (kKeys - begin) * 16; i += kComputing)
     *reinterpret_cast<uint4*>(tile + i % 2 * kHalfBytes + (begin + i / 16) * 128 + i / 2 % 8 * 16) =
         make_uint4(0, 0, 0, 0);
   fence_proxy_async();
-  barrier_sync(kZeroed + warpgroup, 128);
+  barrier_sync(kZeroed, kComputing);
 }
 
 __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) {
@@ -297,6 +298,10 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
     mask(s, limit - last * kKeys, lane);
     softmax.update<true, true>(s, args.scale, shrink);
     pack_weights(p, s);
+    if (tile.end < tile.n_key_tiles * kKeys) {
+      mbarrier_wait(&shared.v_full[v.stage], v.parity);
+      zero_rows(shared.v[v.stage], tile.end - last * kKeys);
+    }
 
     // Weights of tile n + 1 are in p, its values not yet added.
     auto step = [&](int32_t n, auto masked) {
@@ -304,8 +309,6 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
       wait_for_turn();
       issue_scores(s, q, shared.k[k.stage]);
       mbarrier_wait(&shared.v_full[v.stage], v.parity);
-      if (n + 1 == last && tile.end < tile.n_key_tiles * kKeys)
-        zero_rows(shared.v[v.stage], tile.end - last * kKeys, warpgroup, thread);
       issue_values(o, p, shared.v[v.stage], n + 1 < last);
       give_turn();
       wgmma_wait<1>();
@@ -331,7 +334,6 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
     for (; n >= 0; --n) step(n, std::false_type());
 
     mbarrier_wait(&shared.v_full[v.stage], v.parity);
-    if (last == 0 && tile.end < kKeys) zero_rows(shared.v[v.stage], tile.end, warpgroup, thread);
     issue_values(o, p, shared.v[v.stage], last > 0);
     wgmma_wait<0>();
     wgmma_hold(o);

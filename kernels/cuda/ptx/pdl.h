@@ -11,8 +11,9 @@ __device__ inline void wait_for_predecessor() {
 }
 
 // griddepcontrol.launch_dependents: once every block has said so or ended, the next kernel may start (it still waits
-// for our end in its wait_for_predecessor()). Early is good where the successor has weights to fetch, and as long as
-// its blocks do not take the place of ours.
+// for our end in its wait_for_predecessor()). Only after our own wait: then all that was written two or more kernels
+// back is complete when a kernel starts, and attention/decode.cu reads such things before it waits. Early is good where
+// the successor has weights to fetch, and as long as its blocks do not take the place of ours.
 __device__ inline void let_successor_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
