@@ -115,6 +115,9 @@ struct Place {
     n_units = units_of(span);
     row = head = unit = 0;
   }
+  __device__ int64_t first_element(const DecodeArgs& args) const {  // of the pair's queries and outputs
+    return (int64_t(span.row + row) * args.kv.n_kv_heads + head) * args.group * kHd;
+  }
   // To the next pair. Must not be called at the line's last.
   __device__ void next_pair(const PagedKv& kv) {
     unit = 0;
@@ -366,6 +369,46 @@ __device__ void combine(int32_t n, const PartAt& part, int32_t group, Meeting& m
   }
 }
 
+// A (row, kv head): its first unit on the line, where its queries and outputs begin, and its number of units.
+struct Pair {
+  int64_t begin, first_element;
+  int32_t n_units;
+};
+
+// The warps' states of a pair or of this block's part of it, added up, and its output if no other part is missing.
+__device__ void finish(const DecodeArgs& args, const Line& line, const Pair& pair, bool is_whole, bool is_blocks_first,
+                       Meeting& meeting) {
+  bf16* out = args.out + pair.first_element;
+  if (is_whole) {
+    for (int i = int(threadIdx.x); i < args.group * kHd; i += kThreads) {
+      float top, sum;
+      const float value = add_warps(meeting, i / kHd, i % kHd, top, sum);
+      out[i] = __float2bfloat16_rn(value / sum);
+    }
+    return;
+  }
+  Part& part = args.parts[2 * blockIdx.x + (is_blocks_first ? 0 : 1)];
+  for (int i = int(threadIdx.x); i < args.group * kHd; i += kThreads) {
+    float top, sum;
+    part.values[i / kHd][i % kHd] = add_warps(meeting, i / kHd, i % kHd, top, sum);
+    if (i % kHd == 0) part.top[i / kHd] = top, part.sum[i / kHd] = sum;
+  }
+  const int64_t first_block = line.part_of(pair.begin), last_block = line.part_of(pair.begin + pair.n_units - 1);
+  __syncthreads();
+  if (threadIdx.x == 0) {  // releases what the block has written, acquires what the others have
+    const uint32_t before = fetch_add_gpu(&args.counters[first_block], 1);
+    meeting.last = before == uint32_t(last_block - first_block);
+    if (meeting.last) args.counters[first_block] = 0;
+  }
+  __syncthreads();
+  if (!meeting.last) return;
+  const bool first_is_whole = line.begin(first_block) == pair.begin;  // it is its block's first pair, too
+  const Part* parts = args.parts + 2 * first_block;
+  combine(
+      int32_t(last_block - first_block + 1), [&](int32_t i) { return parts + 2 * i + (i == 0 && !first_is_whole); },
+      args.group, meeting, out);
+}
+
 template <class Cache>
 __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ DecodeArgs args) {
   const PagedKv& kv = args.kv;
@@ -402,60 +445,32 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ De
   let_successor_start();
 
   int stage = 0;
+  Query query;
+  query.load(args.q + place.first_element(args), args.group, lane);
   for (int64_t unit = begin; unit < end;) {
     // One pair, or this block's part of it: n units.
-    const int64_t pair_begin = unit - place.unit;
+    const Pair pair{unit - place.unit, place.first_element(args), place.n_units};
     const int32_t n = int32_t(min(int64_t(place.n_units - place.unit), end - unit));
-    const int32_t n_keys = place.span.past + place.row + 1;
-    const int64_t out_at = (int64_t(place.span.row + place.row) * kv.n_kv_heads + place.head) * args.group * kHd;
-    Query query;
-    query.load(args.q + out_at, args.group, lane);
+    int32_t n_valid = place.span.past + place.row + 1 - (place.unit * kUnitKeys + warp * kStepKeys);
     State state;
     state.clear();
-    for (int32_t i = 0; i < n; ++i) {
+    for (int32_t i = 0; i < n; ++i, n_valid -= kUnitKeys) {
       cp_async_wait<kStages - 2>();
       __syncwarp();  // every lane's copies are there, and every lane is done with the stage that comes next
       load_next();
-      const int n_valid = n_keys - ((place.unit + i) * kUnitKeys + warp * kStepKeys);
       if (n_valid > 0) attend<Cache>(state, query, ring + stage * Cache::kStageBytes, n_valid, args.scale, lane);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     put(meeting, state, warp, lane);
-    __syncthreads();
-
-    if (n == place.n_units) {
-      for (int i = int(threadIdx.x); i < args.group * kHd; i += kThreads) {
-        float top, sum;
-        const float value = add_warps(meeting, i / kHd, i % kHd, top, sum);
-        args.out[out_at + i] = __float2bfloat16_rn(value / sum);
-      }
-    } else {
-      Part& part = args.parts[2 * blockIdx.x + (unit == begin ? 0 : 1)];
-      for (int i = int(threadIdx.x); i < args.group * kHd; i += kThreads) {
-        float top, sum;
-        part.values[i / kHd][i % kHd] = add_warps(meeting, i / kHd, i % kHd, top, sum);
-        if (i % kHd == 0) part.top[i / kHd] = top, part.sum[i / kHd] = sum;
-      }
-      const int64_t first_block = line.part_of(pair_begin), last_block = line.part_of(pair_begin + place.n_units - 1);
-      __syncthreads();
-      if (threadIdx.x == 0) {  // releases what the block has written, acquires what the others have
-        const uint32_t before = fetch_add_gpu(&args.counters[first_block], 1);
-        meeting.last = before == uint32_t(last_block - first_block);
-        if (meeting.last) args.counters[first_block] = 0;
-      }
-      __syncthreads();
-      if (meeting.last) {
-        const bool first_is_whole = line.begin(first_block) == pair_begin;
-        const Part* parts = args.parts + 2 * first_block;
-        combine(
-            int32_t(last_block - first_block + 1),
-            [&](int32_t i) { return parts + 2 * i + (i == 0 && !first_is_whole); }, args.group, meeting,
-            args.out + out_at);
-      }
-    }
-    __syncthreads();  // the meeting may begin again
+    const bool is_first = unit == begin;
     unit += n;
-    if (unit < end) place.next_pair(kv);
+    if (unit < end) {  // the next query comes while this one is finished
+      place.next_pair(kv);
+      query.load(args.q + place.first_element(args), args.group, lane);
+    }
+    __syncthreads();
+    finish(args, line, pair, n == pair.n_units, is_first, meeting);
+    __syncthreads();  // the meeting may begin again
   }
   cp_async_wait<0>();  // only empty groups
 }
