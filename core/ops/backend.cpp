@@ -1,5 +1,6 @@
 #include "ops/backend.h"
 
+#include <chrono>
 #include <vector>
 
 namespace l4 {
@@ -46,6 +47,16 @@ PackedWeight Backend::pack_random(const LinearSpec& spec, std::span<const Random
                                   std::span<const RandomSlice> bias) {
   return spec.format == WeightFormat::f32 ? pack_made<float>(*this, spec, weight, bias, DType::f32)
                                           : pack_made<BFloat16>(*this, spec, weight, bias, DType::bf16);
+}
+
+std::vector<double> Backend::time_runs(const std::function<void()>& issue, int n_runs) {
+  std::vector<double> seconds;
+  for (int run = 0; run <= n_runs; ++run) {
+    const auto begin = std::chrono::steady_clock::now();
+    issue();
+    if (run > 0) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return seconds;
 }
 
 void Backend::fill_random(const View& to, const RandomTensor& tensor, int64_t first) {

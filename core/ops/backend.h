@@ -68,6 +68,18 @@ class Backend {
   // since (sample() included). Nothing where the host is the device.
   virtual std::optional<double> step_seconds() { return std::nullopt; }
 
+  // ---- for measuring
+  // Seconds of each of n runs of what `issue` issues, by the device's own clock where it has one; one run before them is
+  // not counted. A backend that can record what is issued replays it.
+  virtual std::vector<double> time_runs(const std::function<void()>& issue, int n_runs);
+  // Which kernel serves a stage. "generic" is right for any shape, and slow. Empty: there is no choice.
+  virtual std::string kernel_of(const QkvArgs&) const { return ""; }
+  virtual std::string kernel_of(const AttentionArgs&) const { return ""; }
+  virtual std::string kernel_of(const AttnOutArgs&) const { return ""; }
+  virtual std::string kernel_of(const FfnUpArgs&) const { return ""; }
+  virtual std::string kernel_of(const FfnDownArgs&) const { return ""; }
+  virtual std::string kernel_of(const HeadArgs&) const { return ""; }
+
   // ---- vision
   virtual void vision_embed(const VisionEmbedArgs&) = 0;
   virtual void vision_qkv(const VisionQkvArgs&) = 0;

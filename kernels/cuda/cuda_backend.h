@@ -33,6 +33,9 @@ class CudaBackend : public Backend {
   PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                     std::span<const WeightSlice> bias) override;
   size_t packed_bytes(const LinearSpec& spec) const override;
+  PackedWeight pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
+                           std::span<const RandomSlice> bias) override;
+  void fill_random(const View& to, const RandomTensor& tensor, int64_t first) override;
   void load(const View& to, const void* host, const MappedFile& file) override;
   void finish_loading() override;
 
@@ -47,6 +50,13 @@ class CudaBackend : public Backend {
   void head(const HeadArgs&) override;
   std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) override;
   std::optional<double> step_seconds() override;
+  std::vector<double> time_runs(const std::function<void()>& issue, int n_runs) override;
+  std::string kernel_of(const QkvArgs&) const override;
+  std::string kernel_of(const AttentionArgs&) const override;
+  std::string kernel_of(const AttnOutArgs&) const override;
+  std::string kernel_of(const FfnUpArgs&) const override;
+  std::string kernel_of(const FfnDownArgs&) const override;
+  std::string kernel_of(const HeadArgs&) const override;
 
   void vision_embed(const VisionEmbedArgs&) override;
   void vision_qkv(const VisionQkvArgs&) override;

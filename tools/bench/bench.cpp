@@ -1,7 +1,10 @@
 #include "tools/bench/bench.h"
 
+#include <algorithm>
 #include <thread>
 
+#include "l4/load_plan.h"
+#include "ops/cuda_devices.h"
 #include "tools/bench/lists.h"
 #include "tools/bench/statistics.h"
 #include "tools/common/terminal.h"
@@ -70,6 +73,12 @@ std::string mean_and_deviation(const std::vector<double>& values) {
   return cat(fixed(mean(values), 2), " ± ", fixed(standard_deviation(values), 2));
 }
 
+Json numbers(const std::vector<double>& values, double scale) {
+  Json::Array out;
+  for (const double v : values) out.push_back(v * scale);
+  return out;
+}
+
 Cell number_cell(std::string header, std::string text, size_t width) {
   return {std::move(header), std::move(text), true, width};
 }
@@ -99,15 +108,13 @@ std::optional<double> host_share(const Result& r) {
   return wall > 0 ? std::optional(1 - device / wall) : std::nullopt;
 }
 
+int threads_of(const ExecutorOptions& e) {
+  return e.cpu_threads > 0 ? e.cpu_threads : int(std::max(1u, std::thread::hardware_concurrency()));
+}
+
 // What a result's bytes, FLOPs and limit are measured against: all samples' time, the median standing for each.
 double representative_seconds(const Result& r) {
   return median(r.seconds) * double(r.seconds.size());
-}
-
-Json numbers(const std::vector<double>& values, double scale) {
-  Json::Array out;
-  for (const double v : values) out.push_back(v * scale);
-  return out;
 }
 
 double percent(double part, double whole) {
@@ -118,19 +125,65 @@ double percent(double part, double whole) {
 
 // ---- a run of the program -------------------------------------------------------------------------------------------
 
-Bench::Bench(const CommonOptions& options) : options_(options), out_(options.out, stdout), err_(options.err, stderr) {
-  if (options.device == Device::cuda) fail(ErrorKind::unsupported, "--device cuda: this build has no CUDA backend");
-  environment_ = find_environment(make_cpu_backend(options.threads.value_or(0))->device_name());
+namespace {
+
+std::vector<int> gpus_for(const CommonOptions& o) {
+  LoadOptions load;
+  load.device = o.device;
+  load.topology = o.topology();
+  return choose_gpus(load, list_cuda_devices());
+}
+
+std::string device_name(const CommonOptions& o, const std::vector<int>& gpus) {
+  if (gpus.empty()) return make_cpu_backend(o.threads.value_or(0))->device_name();
+  const std::string name = list_cuda_devices().devices[size_t(gpus[0])].name;
+  return gpus.size() > 1 ? cat(gpus.size(), " x ", name) : name;
+}
+
+}  // namespace
+
+Bench::Bench(const CommonOptions& options)
+    : options_(options),
+      gpus_(gpus_for(options)),
+      environment_(find_environment(device_name(options, gpus_), gpus_.empty() ? -1 : gpus_[0])),
+      out_(options.out, stdout),
+      err_(options.err, stderr) {
   before_ = measure();
   rates_ = {before_.read_bytes, before_.flops};
 }
 
+// Of several GPUs the slowest one's: a step waits for it.
 Ceilings Bench::measure() const {
-  return measure_cpu_ceilings(options_.threads.value_or(0));
+  if (gpus_.empty()) return measure_cpu_ceilings(options_.threads.value_or(0));
+  Ceilings least = measure_cuda_ceilings(gpus_[0]);
+  for (size_t i = 1; i < gpus_.size(); ++i) {
+    const Ceilings c = measure_cuda_ceilings(gpus_[i]);
+    least = {std::min(least.read_bytes, c.read_bytes), std::min(least.flops, c.flops)};
+  }
+  return least;
 }
 
 int64_t Bench::default_batch_tokens() const {
-  return 512;
+  return on_gpu() ? 8192 : 512;
+}
+
+std::unique_ptr<Backend> Bench::make_backend(std::span<const StepPlan> steps, int64_t page_tokens) const {
+  if (!on_gpu()) return make_cpu_backend(options_.threads.value_or(0));
+  CudaOptions o;
+  o.page_tokens = page_tokens;
+  for (const StepPlan& step : steps) {
+    o.max_rows = std::max(o.max_rows, step.n_rows());
+    o.max_out_rows = std::max(o.max_out_rows, step.n_out());
+    int64_t n_pages = 0;
+    for (const KvPlan& kv : step.kv) n_pages += int64_t(kv.pages.size());
+    o.max_table_pages = std::max(o.max_table_pages, n_pages);
+  }
+  return make_cuda_backend(gpus_[0], o);
+}
+
+std::optional<double> Bench::library_seconds(const ProductShape& shape) const {
+  if (!on_gpu()) return std::nullopt;
+  return measure_cuda_product(gpus_[0], shape).seconds;
 }
 
 std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions sizes) const {
@@ -139,6 +192,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
          sizes.max_context, " are asked for");
   ExecutorOptions& e = sizes.executor;
   e.topology = options_.topology();
+  e.gpus = gpus_;
   e.dtype = options_.dtype.value_or(model.config.weights_dtype == "float32" ? DType::f32 : DType::bf16);
   e.cpu_threads = options_.threads.value_or(0);
   e.round_robin_experts = options_.round_robin_experts;
@@ -154,9 +208,8 @@ std::vector<Cell> Bench::model_cells(const BenchModel& model, const Session& ses
   return {{"model", model.name, false, 24},
           number_cell("size", human_bytes(uint64_t(session.cost().weight_bytes())), 10),
           number_cell("params", short_count(model.n_parameters), 8),
-          {"backend", "CPU", false, 7},
-          number_cell(e.topology.world() > 1 ? "ranks" : "threads",
-                      e.topology.world() > 1 ? cat(e.topology.world()) : cat(e.cpu_threads > 0 ? e.cpu_threads : int(std::thread::hardware_concurrency())))};
+          {"backend", on_gpu() ? "CUDA" : "CPU", false, 7},
+          on_gpu() ? number_cell("gpus", cat(gpus_.size())) : number_cell("threads", cat(threads_of(e)))};
 }
 
 std::vector<Cell> Bench::cost_cells(const Session& session, const Result& r) const {
@@ -174,6 +227,22 @@ std::vector<Cell> Bench::cost_cells(const Session& session, const Result& r) con
   return cells;
 }
 
+Json::Object Bench::common_fields() const {
+  const auto known = [](const auto& v) { return v ? Json(*v) : Json(); };
+  const CudaClocks clocks = on_gpu() ? read_cuda_clocks(gpus_[0]) : CudaClocks{};
+  return {{"build_commit", environment_.commit},
+          {"build_version", environment_.version},
+          {"test_time", utc_now()},
+          {"cpu", environment_.cpu},
+          {"device", environment_.device},
+          {"driver", environment_.driver.empty() ? Json() : Json(environment_.driver)},
+          {"sm_clock_mhz", known(clocks.sm_mhz)},
+          {"memory_clock_mhz", known(clocks.memory_mhz)},
+          {"backend", on_gpu() ? "CUDA" : "CPU"},
+          {"ceiling_read_bytes_per_s", rates_.read_bytes},
+          {"ceiling_flops_per_s", rates_.flops}};
+}
+
 Json::Object Bench::fields(const BenchModel& model, const Session& session, const Result& r) const {
   const ExecutorOptions& e = session.options().executor;
   const TextConfig& text = model.config.text;
@@ -184,15 +253,8 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
   for (const StepRun& step : r.steps)
     if (step.device_seconds) device.push_back(*step.device_seconds);
   const auto integer = [](double v) { return Json(int64_t(v + 0.5)); };
-  Json::Object f = {
-      {"build_commit", environment_.commit},
-      {"build_version", environment_.version},
-      {"test_time", utc_now()},
-      {"cpu", environment_.cpu},
-      {"device", environment_.device},
-      {"driver", environment_.driver.empty() ? Json() : Json(environment_.driver)},
-      {"sm_clock_mhz", Json()},
-      {"memory_clock_mhz", Json()},
+  Json::Object f = common_fields();
+  Json::Object measured = {
       {"model_name", model.name},
       {"model_type", model.type},
       {"model_size", integer(session.cost().weight_bytes())},
@@ -200,8 +262,7 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"n_layers", text.n_layers},
       {"synthetic", options_.synthetic.on},
       {"seed", int64_t(options_.synthetic.seed)},
-      {"backend", "CPU"},
-      {"n_threads", int64_t(e.cpu_threads)},
+      {"n_threads", on_gpu() ? Json() : Json(threads_of(e))},
       {"tp", e.topology.tp},
       {"pp", e.topology.pp},
       {"ep", e.topology.ep},
@@ -227,8 +288,6 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"bytes_per_s", r.cost.bytes / seconds},
       {"flops_per_s", r.cost.flops / seconds},
       {"limit_share", r.cost.limit_seconds / seconds},
-      {"ceiling_read_bytes_per_s", rates_.read_bytes},
-      {"ceiling_flops_per_s", rates_.flops},
       {"routing", e.round_robin_experts ? "uniform" : "router"},
       {"n_experts", text.n_experts},
       {"experts_hit", r.cost.experts},
@@ -236,6 +295,7 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"samples_ns", numbers(r.seconds, 1e9)},
       {"samples_ts", numbers(ts, 1)},
   };
+  f.insert(f.end(), measured.begin(), measured.end());
   f.insert(f.end(), r.more.begin(), r.more.end());
   return f;
 }

@@ -57,6 +57,11 @@ class Bench {
   explicit Bench(const CommonOptions& options);
 
   int64_t default_batch_tokens() const;
+  bool on_gpu() const { return !gpus_.empty(); }
+  // The first rank's device by itself, for steps as large as these.
+  std::unique_ptr<Backend> make_backend(std::span<const StepPlan> steps, int64_t page_tokens) const;
+  // cuBLASLt's time for a product; nothing where there is none.
+  std::optional<double> library_seconds(const ProductShape& shape) const;
   // Loads a model with room for what `sizes` says. Error{usage} where the model's context is shorter.
   std::unique_ptr<Session> load(const BenchModel& model, SessionOptions sizes) const;
   const Rates& rates() const { return rates_; }
@@ -64,6 +69,7 @@ class Bench {
   // The columns of every table, after those of the mode itself.
   std::vector<Cell> cost_cells(const Session& session, const Result& result) const;
   std::vector<Cell> model_cells(const BenchModel& model, const Session& session) const;
+  Json::Object common_fields() const;  // build, machine, ceilings
   Json::Object fields(const BenchModel& model, const Session& session, const Result& result) const;
   void report(const Record& record);
 
@@ -74,6 +80,7 @@ class Bench {
   Ceilings measure() const;
 
   const CommonOptions& options_;
+  std::vector<int> gpus_;  // of the ranks; none: the CPU
   Environment environment_;
   Ceilings before_;
   Rates rates_;
@@ -82,7 +89,7 @@ class Bench {
 
 std::string fixed(double value, int digits);  // 12.34
 Cell number_cell(std::string header, std::string text, size_t width = 0);
-// "1.23 ms" and the like are for people; tables keep to one unit a column.
+Json numbers(const std::vector<double>& values, double scale);
 std::string mean_and_deviation(const std::vector<double>& values);
 
 }  // namespace l4::bench

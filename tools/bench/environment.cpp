@@ -6,6 +6,7 @@
 
 #include "base/strings.h"
 #include "base/version.h"
+#include "ops/ceilings.h"
 
 namespace l4::bench {
 
@@ -23,8 +24,8 @@ std::string cpu_name() {
 
 }  // namespace
 
-Environment find_environment(const std::string& device) {
-  return {build_info().commit, build_info().version, cpu_name(), device, ""};
+Environment find_environment(const std::string& device, int gpu) {
+  return {build_info().commit, build_info().version, cpu_name(), device, gpu < 0 ? "" : read_cuda_clocks(gpu).driver};
 }
 
 std::string utc_now() {

@@ -14,7 +14,7 @@ struct Environment {
   std::string device;  // "CPU, 2 threads", "NVIDIA H100 80GB HBM3"
   std::string driver;  // "580.65.06"; empty where there is none
 };
-Environment find_environment(const std::string& device);
+Environment find_environment(const std::string& device, int gpu = -1);
 
 std::string utc_now();  // "2026-11-21T09:30:00Z"
 

@@ -1,8 +1,10 @@
 // l4-bench: the word after the name says what is measured; without one, llama-bench's table.
 #include <string_view>
 
+#include "tools/bench/ceilings.h"
 #include "tools/bench/lists.h"
 #include "tools/bench/modes.h"
+#include "tools/bench/op.h"
 #include "tools/common/model_flags.h"
 #include "tools/common/signals.h"
 #include "tools/entry.h"
@@ -38,7 +40,7 @@ int table_main(int argc, char** argv) {
   Flags flags("l4-bench", "Measures speed, and how close it is to what the device allows.");
   flags.usage(
       "l4-bench [-m DIR ...] [-p N,...] [-n N,...] [-pg P,N] [-d N,...]\n"
-      "l4-bench decode|prefill|latency [FLAGS]   (l4-bench decode --help says more)");
+      "l4-bench decode|prefill|latency|op|ceilings [FLAGS]   (l4-bench decode --help says more)");
   flags.examples(
       "l4-bench -m Llama-4-Scout-17B-16E-Instruct -p 512,8K -n 128 -d 0,32K\n"
       "l4-bench -m scout --synthetic --layers 16 -o jsonl > results.jsonl\n"
@@ -96,6 +98,29 @@ int latency_main(int argc, char** argv) {
   return parse_and_run(flags, o, run_latency, argc, argv);
 }
 
+int op_main(int argc, char** argv) {
+  OpOptions o;
+  Flags flags("l4-bench op",
+              "Times each stage of a layer by itself, beside its limit and cuBLASLt, after a look at whether it is right.");
+  flags.usage("l4-bench op -m scout|maverick --synthetic [--batch N,...] [--context N,...] [-p N,...] [-tp N]");
+  flags.group("What is measured");
+  add_list_flag(flags, "--batch,-np,--parallel", "rows of decode steps, a sequence each (default 1,8)", 0, kMostSequences,
+                &o.batches);
+  add_list_flag(flags, "--context", "tokens that each of them sees (default 1K)", 1, kMostTokens, &o.contexts);
+  add_list_flag(flags, "-p,--n-prompt", "rows of steps that read a prompt from its beginning", 1, 1 << 20, &o.prompts);
+  flags.number<int>("--rotate", "N", "layers whose weights take turns, so that no cache holds them (default 4)",
+                    &o.n_layers, 1, 48);
+  add_repeat_flags(flags, o.common, "how often each stage is run on all of these layers (default 20)");
+  return parse_and_run(flags, o, run_op, argc, argv);
+}
+
+int ceilings_main(int argc, char** argv) {
+  CeilingsOptions o;
+  Flags flags("l4-bench ceilings", "Measures what the devices can do at best: memory, matrix products, launches, links.");
+  flags.usage("l4-bench ceilings [-dev auto|cpu|cuda] [-o FORMAT]");
+  return parse_and_run(flags, o, run_ceilings, argc, argv);
+}
+
 }  // namespace
 
 int l4_bench_main(int argc, char** argv) {
@@ -103,7 +128,9 @@ int l4_bench_main(int argc, char** argv) {
   if (word == "decode") return decode_main(argc - 1, argv + 1);
   if (word == "prefill") return prefill_main(argc - 1, argv + 1);
   if (word == "latency") return latency_main(argc - 1, argv + 1);
+  if (word == "op") return op_main(argc - 1, argv + 1);
+  if (word == "ceilings") return ceilings_main(argc - 1, argv + 1);
   if (!word.empty() && word[0] != '-')
-    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word), "; expected decode, prefill, latency or flags");
+    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word), "; expected decode, prefill, latency, op, ceilings or flags");
   return table_main(argc, argv);
 }

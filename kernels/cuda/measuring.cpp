@@ -1,0 +1,59 @@
+// What l4-bench asks of the CUDA backend: weights without files, how long something takes, which kernels serve it.
+#include "kernels/cuda/attention/choose.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/matmul/dispatch.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/random_weights.h"
+#include "kernels/cuda/timing.h"
+
+namespace l4 {
+
+using namespace cuda;
+
+PackedWeight CudaBackend::pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
+                                      std::span<const RandomSlice> bias) {
+  make_current();
+  PackedWeight packed = empty_weight(spec, [](size_t bytes, const char* what) { return device_buffer(bytes, what); });
+  for (const RandomSlice& s : weight) fill_random_piece(gpu_.stream, s, packed);
+  for (const RandomSlice& s : bias) fill_random_bias_piece(gpu_.stream, s, packed);
+  return packed;
+}
+
+void CudaBackend::fill_random(const View& to, const RandomTensor& tensor, int64_t first) {
+  make_current();
+  fill_random_view(gpu_.stream, to, tensor, first);
+}
+
+std::vector<double> CudaBackend::time_runs(const std::function<void()>& issue, int n_runs) {
+  make_current();
+  issue();  // what is made once, such as a choice of cuBLASLt's, is made outside of the recording
+  const Recording recording(gpu_.stream, issue);
+  return cuda::time_runs(gpu_.stream, n_runs, [&] { recording.replay(); });
+}
+
+namespace {
+std::string linear_kernel_of(const PackedWeight& w, const View& x) {
+  return linear_kernel_name(w.spec, x.dtype, x.elements() / w.spec.k);
+}
+}  // namespace
+
+std::string CudaBackend::kernel_of(const QkvArgs& args) const {
+  return linear_kernel_of(*args.w, args.x);
+}
+std::string CudaBackend::kernel_of(const AttentionArgs& args) const {
+  return choose_attention(attention_shape(args), args.step->of(args.kv.kind).spans).str();
+}
+std::string CudaBackend::kernel_of(const AttnOutArgs& args) const {
+  return linear_kernel_of(*args.w, args.attn);
+}
+std::string CudaBackend::kernel_of(const FfnUpArgs& args) const {
+  return ffn_kernel_name(args);
+}
+std::string CudaBackend::kernel_of(const FfnDownArgs& args) const {
+  return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.x.rows()));
+}
+std::string CudaBackend::kernel_of(const HeadArgs& args) const {
+  return linear_kernel_name(args.w->spec, args.x.dtype, args.step->n_out());
+}
+
+}  // namespace l4
