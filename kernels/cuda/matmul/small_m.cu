@@ -1,5 +1,6 @@
 // Products of at most 16 rows: decode. The bytes of the weights are all that counts: 13.4 (H100) or 19.6 (H200) of them
-// come to a multiprocessor each clock, where the work on 16 (one mma.sync per 512) takes a tenth of its issue slots.
+// come to a multiprocessor each clock; all the work on them (one mma.sync per 512 and 8 rows) takes a quarter, at most a
+// third of its issue slots. A call reads every row of its weights once, 2 n k bytes, and 4 n k flops for every 8 rows.
 //
 // Units. A warp takes the weights in units of 2 KB: 16 kBlocks rows (the m16 of mma.m16n8k16; tokens are its n8) and
 // kUnitK columns. A lane's four 16-byte loads are rows g, g + 8 (g = lane / 4) and columns 8 t.. (t = lane % 4), so
@@ -23,8 +24,12 @@
 // did not choose an expert enters its products as zeros: all columns of n8 are there anyway.
 //
 // Roundings. Sums in float32, rounded once. The score is multiplied onto the float32 sums of gate and up, where the CPU
-// rounds h * score to bfloat16 first: by linearity the same up to that rounding, of 2^-9 relative for each input, which
-// in a sum over k of random signs is about 2^-9 / sqrt(3) of the output's own size, as large as the output's rounding.
+// rounds h * score to bfloat16 first: by linearity the same up to that rounding, of at most 2^-8 of each input, 0.16 % in
+// the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's rounding.
+//
+// Tried and lost: weights in registers instead of the ring (a ring position must be a constant there, so the end of a
+// tile is unrolled with it, and 64 bytes a thread in flight leave no registers for a second kernel on the
+// multiprocessor); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing gained).
 #include <algorithm>
 
 #include "kernels/cuda/device/math.h"
