@@ -27,7 +27,7 @@
 // rounds h * score to bfloat16 first: by linearity the same up to that rounding, of at most 2^-8 of each input, 0.16 % in
 // the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's rounding.
 //
-// Tried and lost: weights in registers instead of the ring (a ring position must be a constant there, so the end of a
+// Not chosen: weights in registers instead of the ring (a ring position must be a constant there, so the end of a
 // tile is unrolled with it, and 64 bytes a thread in flight leave no registers for a second kernel on the
 // multiprocessor); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing gained).
 #include <algorithm>
