@@ -1,6 +1,7 @@
 // Products of at most 16 rows: decode. The bytes of the weights are all that counts: 13.4 (H100) or 19.6 (H200) of them
-// come to a multiprocessor each clock; all the work on them (one mma.sync per 512 and 8 rows) takes a quarter, at most a
-// third of its issue slots. A call reads every row of its weights once, 2 n k bytes, and 4 n k flops for every 8 rows.
+// come to a multiprocessor each clock; all the work on them (one mma.sync per 512 and 8 rows) takes a quarter, at most
+// a third of its issue slots. A call reads every row of its weights once, 2 n k bytes, and 4 n k flops for every 8
+// rows.
 //
 // Units. A warp takes the weights in units of 2 KB: 16 kBlocks rows (the m16 of mma.m16n8k16; tokens are its n8) and
 // kUnitK columns. A lane's four 16-byte loads are rows g, g + 8 (g = lane / 4) and columns 8 t.. (t = lane % 4), so
@@ -24,12 +25,14 @@
 // did not choose an expert enters its products as zeros: all columns of n8 are there anyway.
 //
 // Roundings. Sums in float32, rounded once. The score is multiplied onto the float32 sums of gate and up, where the CPU
-// rounds h * score to bfloat16 first: by linearity the same up to that rounding, of at most 2^-8 of each input, 0.16 % in
-// the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's rounding.
+// rounds h * score to bfloat16 first: by linearity the same up to that rounding, of at most 2^-8 of each input, 0.16 %
+// in the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's
+// rounding.
 //
 // Not chosen: weights in registers instead of the ring (a ring position must be a constant there, so the end of a
 // tile is unrolled with it, and 64 bytes a thread in flight leave no registers for a second kernel on the
-// multiprocessor); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing gained).
+// multiprocessor); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing
+// gained).
 #include <algorithm>
 
 #include "kernels/cuda/device/math.h"
@@ -133,19 +136,19 @@ __device__ void find_chosen(const Args& a, Chosen<kTokens>& chosen) {
 
 // ---- the units of a phase, and a block's run of them
 
+// 32 bits are enough: the host checks that units times blocks are.
 struct Phase {
-  int n_blocks = 0;  // that have any
-  int64_t total = 0;
-  int begin = 0, end = 0;  // this block's
+  uint32_t n_blocks = 0, total = 0;  // blocks that have any, and all units
+  int begin = 0, end = 0;            // this block's
 
   __device__ void split(int n_tiles, int units_a_tile) {
-    total = int64_t(n_tiles) * units_a_tile;
-    n_blocks = int(min(int64_t(gridDim.x), total));
-    begin = first_of(int(blockIdx.x));
-    end = first_of(int(blockIdx.x) + 1);
+    total = uint32_t(n_tiles * units_a_tile);
+    n_blocks = min(gridDim.x, total);
+    begin = first_of(blockIdx.x);
+    end = first_of(blockIdx.x + 1);
   }
-  __device__ int first_of(int block) const { return block >= n_blocks ? int(total) : int(total * block / n_blocks); }
-  __device__ int block_of(int unit) const { return int(((unit + int64_t(1)) * n_blocks - 1) / total); }
+  __device__ int first_of(uint32_t block) const { return int(block >= n_blocks ? total : total * block / n_blocks); }
+  __device__ int block_of(int unit) const { return int((uint32_t(unit + 1) * n_blocks - 1) / total); }
 };
 
 template <class V, Mode mode>
@@ -216,7 +219,7 @@ struct Kernel {
       unit += kWarps;
       while (unit >= units_a_tile) unit -= units_a_tile, ++tile;
       if constexpr (mode == Mode::up)
-        if (left == 0 && phase == 0 && phases[1].total > 0) start(1);
+        if (left == 0 && phase == 0 && phases[1].total != 0) start(1);
     }
     cp_async_commit();
   }
@@ -437,6 +440,9 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   if (routed) a.routed = matrix<V>(*routed);
   a.counters = ctx.gpu.counters;
   L4_CHECK(2 * ctx.gpu.n_sms * (V::kOutputs / 32) <= Gpu::kCounters, ctx.gpu.n_sms, " multiprocessors");
+  auto units = [](const Matrix& m) { return int64_t(m.units) * ((m.n + V::kTileRows - 1) / V::kTileRows); };
+  L4_CHECK((units(a.shared) + a.n_slots * units(a.routed)) * ctx.gpu.n_sms < int64_t(1) << 32, shared.spec.name,
+           ": more units than 32 bits count");
   launch({.grid = unsigned(ctx.gpu.n_sms),
           .block = kThreads,
           .shared_bytes = shared_bytes<V, mode>(),
