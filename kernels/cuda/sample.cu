@@ -606,6 +606,7 @@ bool Sampler::add(const SamplingRow& row, SampleWork& work) {
   return true;
 }
 
+// The kernels of rows whose parameters are on the device.
 void Sampler::issue(const float* logits, const SampleWork& work) {
   const SampleMemory& m = *memory_;
   const int n = work.n_rows, n_parts = int(std::min<int64_t>((vocab_ + kPart - 1) / kPart, kMaxParts));

@@ -34,12 +34,9 @@ class Sampler {
   // Backend::sample. Waits for the stream. More than max_rows rows go in rounds.
   std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows);
 
-  // The kernels alone, for rows that are on the device already: grids depend on `work` alone, so that this can be
-  // recorded as a graph. logits [work.n_rows, V].
-  void issue(const float* logits, const SampleWork& work);
-
  private:
   bool add(const SamplingRow& row, SampleWork& work);
+  void issue(const float* logits, const SampleWork& work);
   TokenChoice choice(const float* logits, const SamplingParams& params, int64_t i, int64_t row) const;
 
   Gpu& gpu_;
