@@ -107,7 +107,18 @@ void Block::thread_main() {
   }
   b->end_thread();
   void* nowhere;
-  switch_stack(&nowhere, b->scheduler_stack_);
+  b->switch_away(&nowhere);
+}
+
+// To the next thread that can run, without one to run() itself.
+void Block::switch_away(void** save) {
+  if (ready_.empty() || error_) return switch_stack(save, scheduler_stack_);
+  Thread* const next = ready_.front();
+  ready_.pop_front();
+  if (save == &next->stack_pointer) return;  // it is the only one
+  current_thread = next;
+  threadIdx = next->index;
+  switch_stack(save, next->stack_pointer);
 }
 
 void Block::run() {
@@ -167,7 +178,7 @@ void Block::wait(const char* what, Where where, const void* object, uint32_t mas
   t.waits_for = object;
   t.mask = mask;
   t.where = where;
-  switch_stack(&t.stack_pointer, scheduler_stack_);
+  switch_away(&t.stack_pointer);
 }
 
 void Block::wake(Thread* t) {
@@ -196,7 +207,7 @@ void Block::spin(const char* what, Where where, bool others_may_help) {
     report_deadlock("a thread looks a million times in vain");
   }
   ready_.push_back(&t);
-  switch_stack(&t.stack_pointer, scheduler_stack_);
+  switch_away(&t.stack_pointer);
 }
 
 // ---- meetings -------------------------------------------------------------------------------------------------------

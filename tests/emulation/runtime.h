@@ -37,7 +37,7 @@ namespace l4::emulation {
 
 constexpr int kDevices = 2;
 constexpr int kMultiprocessors = 4;
-constexpr size_t kDeviceBytes = size_t(1) << 30;
+constexpr size_t kDeviceBytes = size_t(4) << 30;
 
 // Work of a library in a stream: done, or recorded, as a kernel of ours is.
 cudaError_t issue_step(cudaStream_t stream, Step step);

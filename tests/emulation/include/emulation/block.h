@@ -43,7 +43,7 @@ class AsyncGroups {
   void wait(size_t n_pending) {
     while (groups_.size() > n_pending) {
       std::vector<Step> group = std::move(groups_.front());
-      groups_.pop_front();
+      groups_.erase(groups_.begin());
       for (Step& step : group) step();
     }
   }
@@ -51,7 +51,7 @@ class AsyncGroups {
 
  private:
   std::vector<Step> open_;
-  std::deque<std::vector<Step>> groups_;
+  std::vector<std::vector<Step>> groups_;  // oldest first
   bool any_open_ = false;
 };
 
@@ -168,6 +168,7 @@ class Block {
   };
 
   static void thread_main();
+  void switch_away(void** save);
   void end_thread();
   void check_meetings(int warp);
   bool complete_barrier(int id);
