@@ -2,7 +2,7 @@
 // kv head.
 //
 // Contract: paged_attention for the rows of spans of at most kDecodeRows rows. Bytes a row: 2 * 256 a key and kv head,
-// read once; 4 * 128 flops a key and query head, 2.5 flops a byte at 5 heads: the limit is memory.
+// read once; 4 * 128 flops a key and query head, 5 flops a byte at 5 heads: the limit is memory.
 //
 // The keys of all (row, kv head) pairs are one line of units of 128 keys (a page), cut into as many equal parts as
 // there are blocks, one an SM: the grid is fixed (recorded graphs), one long sequence is as balanced as 64 of mixed
@@ -424,14 +424,15 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ De
   // Loads run ahead of the work by kStages - 1 units; one group a unit, empty ones at the end.
   Place ahead = place;
   int64_t loaded = begin;
+  int load_stage = 0;
   auto load_next = [&] {
     if (loaded < end) {
       const int64_t page = kv.pages[ahead.span.table + ahead.unit];
       const std::byte* row = kv.base + page * kv.page_stride +
                              (int64_t(ahead.head) * kFastPageTokens + warp * kStepKeys) * Cache::kRowBytes;
       const int32_t n_valid = ahead.span.past + ahead.row + 1 - (ahead.unit * kUnitKeys + warp * kStepKeys);
-      Cache::load(ring + (loaded - begin) % kStages * Cache::kStageBytes, row + kv.k_offset, row + kv.v_offset, n_valid,
-                  lane);
+      Cache::load(ring + load_stage * Cache::kStageBytes, row + kv.k_offset, row + kv.v_offset, n_valid, lane);
+      load_stage = load_stage + 1 == kStages ? 0 : load_stage + 1;
       if (++loaded < end && ++ahead.unit == ahead.n_units) ahead.next_pair(kv);
     }
     cp_async_commit();
