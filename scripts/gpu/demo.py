@@ -19,6 +19,7 @@ One JSON line; exit status 1 when a criterion is missed, 2 when something did no
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -210,7 +211,7 @@ def arguments():
     p.add_argument("--device", default="cuda")
     p.add_argument("--tensor-parallel", type=int, default=1)
     p.add_argument("--eager-flag", default="--no-cuda-graphs")
-    p.add_argument("--l4-arguments", nargs="*", default=[])
+    p.add_argument("--l4-arguments", type=shlex.split, default=[], metavar="WORDS", help='more for l4: "-b 512"')
     p.add_argument("--no-passkeys", dest="passkeys", action="store_false")
     p.add_argument("--out", type=Path)
     p.add_argument("--self-check", metavar="L4_EVAL")

@@ -2,7 +2,7 @@
 """Writes a synthetic Llama 4 checkpoint in Hugging Face's layout: Scout's widths, a few layers, seeded random weights.
 
     make_checkpoint.py DIR                        4 layers of Scout, text only: 21.8 GB in 6 shards
-    make_checkpoint.py DIR --vision-layers 34     with Scout's vision tower
+    make_checkpoint.py DIR --vision-layers 34     with Scout's vision tower: 23.5 GB
     make_checkpoint.py DIR --preset small         a few MB, for trying things out
 
 Needs torch alone. Weights are made on the GPU where there is one, in pieces of 32 Mi elements, each from its own seed (--seed,
@@ -132,6 +132,8 @@ class Maker:
         self.device, self.seed, self.own = device, seed, threading.local()
         generator = torch.Generator(device).manual_seed(seed)
         self.directions = torch.randn(experts, hidden, device=device, generator=generator) / math.sqrt(hidden)
+        if device == "cuda":
+            torch.cuda.synchronize()  # the threads use streams of their own
 
     def write(self, fd, offset, name, piece, first, count, mean, std, lean):
         own = self.own

@@ -12,6 +12,7 @@ out=build-gpu
 
 # Of glibc and gcc nothing: Ubuntu 24.04's are newer, and Python's packages there need those.
 system='^(linux-vdso|/lib64/ld-linux.*|libc|libm|libdl|librt|libpthread|libresolv|libutil|libstdc\+\+|libgcc_s)\.so'
+rm -rf "$out/bin" "$out/lib" "$out/out"
 mkdir -p "$out/bin" "$out/lib"
 for program in l4 l4-tests; do
   strip -o "$out/bin/$program" "$build/$program"

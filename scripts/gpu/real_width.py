@@ -10,14 +10,17 @@ bfloat16 weights, converted), and is the yardstick: for every token, e = |x - x_
     median of e(l4, bfloat16)  <=  1.2 * median of e(transformers, bfloat16)
 
 for the residual stream behind the last layer and for the logits, over tokens that take the same experts in all three runs.
-Tokens that some layer sends to another expert than float32 does are counted apart, for l4 and for transformers: l4 may have at
-most 1.5 times as many, and one in 200 more. Random weights make near-ties of the router as frequent as they can be.
+Single prompts and kinds of tokens have a factor of 1.3, generated tokens one of 1.5: they are fewer. Tokens that some layer
+sends to another expert than float32 does are counted apart; l4 may have 1.5 times as many as transformers, and one in 200 more.
 
-Prompts of random text ids: --seeds of --tokens each with --decode tokens generated behind it (so that the decode kernels are
-compared too, their rows also apart, with a factor of 1.5: they are few; run once more without tracing, that is with CUDA
-graphs, they must be the same to the last bit), and one of --long tokens: those past the attention
-chunk, where masks and temperatures change, are also judged apart. The logits of the first prompt are l4's own (l4-eval logits,
-which takes few rows at a time), the others' come from l4's residual stream by transformers' norm and head.
+The prompts, of random text ids:
+    seeds     --seeds of --tokens each, behind all but the first --decode generated tokens, for the decode kernels
+    long      --long tokens, past the attention chunk, where masks and temperatures change: these are also judged apart
+    picture   where the checkpoint has a vision tower: three tiles before the text. Their rows of "embed", which the tower made,
+              are judged too
+The logits of the first prompt are l4's own (l4-eval logits, which takes few rows at a time), the others' come from l4's
+residual stream by transformers' norm and head. Tracing makes l4 issue every step anew; the same prompts once more without it,
+that is with CUDA graphs, must give the same answers and logprobs to the last bit.
 
 Prints one JSON line; exit status 1 when a criterion is missed, 2 when something did not run.
 """
@@ -25,6 +28,7 @@ Prints one JSON line; exit status 1 when a criterion is missed, 2 when something
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,8 +39,9 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
-FACTOR, DECODE_FACTOR = 1.2, 1.5
-PAST_CHUNK, DECODE = 1, 2  # where a token is
+FACTOR, PART_FACTOR, DECODE_FACTOR = 1.2, 1.3, 1.5
+PAST_CHUNK, DECODE, PICTURE = 1, 2, 3  # where a token is
+PICTURE_TILES, TILE_TOKENS = 3, 144
 FEW = 32  # medians over fewer tokens are stated, not judged
 MOE_ROWS = 1024  # transformers computes every expert for every row: a few at a time
 
@@ -58,12 +63,24 @@ def make_prompts(args, config):
     lengths = [("seed 0", args.tokens)] + [(f"seed {i}", args.tokens + i) for i in range(1, args.seeds)]
     if args.long:
         lengths.append(("long", args.long))
+    if "vision_config" in config:
+        lengths.append(("picture", args.tokens))
     prompts = []
     for i, (name, length) in enumerate(lengths):
         ids = rng.integers(0, vocab, length)
         ids[0] = i
-        prompts.append((name, ids.tolist()))
+        picture = [config["image_token_index"]] * (PICTURE_TILES * TILE_TOKENS) if name == "picture" else []
+        prompts.append((name, ids[:2].tolist() + picture + ids[2:].tolist()))
     return prompts
+
+
+def draw_picture(file):
+    """Two tiles side by side, so with the global one three: waves and noise."""
+    from PIL import Image
+    y, x = np.mgrid[0:336, 0:672]
+    waves = np.stack([np.sin(x / 31 + c) * np.cos(y / 17 - c) for c in range(3)], -1) * 90 + 128
+    noise = np.random.default_rng(0).normal(0, 20, waves.shape)
+    Image.fromarray(np.clip(waves + noise, 0, 255).astype(np.uint8)).save(file)
 
 
 def call(command):
@@ -87,7 +104,9 @@ def run_l4(args, checkpoint, prompts, folder):
                               "--activations", folder / "logits", "-o", folder / "logits.npy"])
     result[name] = dict(ids=ids, n_prompt=len(ids), activations=folder / "logits", logits=folder / "logits.npy")
     others = prompts[1:]
-    (folder / "requests").write_text("".join(json.dumps(dict(id=n, ids=i)) + "\n" for n, i in others))
+    draw_picture(folder / "picture.png")
+    (folder / "requests").write_text("".join(
+        json.dumps(dict(id=n, ids=i, images=["picture.png"] if n == "picture" else [])) + "\n" for n, i in others))
     context = max(len(i) for _, i in others) + args.decode + 1
     seconds["generate"] = call([args.l4_eval, "generate", *model, "-c", context, "-n", args.decode, "--requests",
                                 folder / "requests", "--activations", folder / "generate", "-o", folder / "answers"])
@@ -132,12 +151,25 @@ def moe_in_slices(model):
         layer.feed_forward.forward = sliced
 
 
+def causal(model):
+    """Beside the vision tower, or all there is."""
+    return model.language_model if hasattr(model, "vision_model") else model
+
+
 def text_model(model):
-    return model.model if hasattr(model.model, "layers") else model.model.language_model
+    return causal(model).model
 
 
 def head_of(model, x):
-    return model.lm_head(text_model(model).norm(x))
+    return causal(model).lm_head(text_model(model).norm(x))
+
+
+def hf_inputs(model, run, checkpoint, folder):
+    if run["name"] != "picture":
+        return dict(input_ids=torch.tensor([run["ids"]], device=model.device))
+    import hf_model
+    return hf_model.inputs(argparse.Namespace(checkpoint=Path(checkpoint), image=[folder / "picture.png"], text=None,
+                                              ids=",".join(map(str, run["ids"]))), model)
 
 
 def load(args, checkpoint):
@@ -154,17 +186,21 @@ def to_float32(model):
         p.data = p.data.float()
     for b in model.buffers():
         assert not b.is_floating_point() or b.dtype == torch.float32
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     model.config.dtype = torch.float32
 
 
 @torch.no_grad()
-def run_hf(model, ids):
-    """{"layers.0.attention": residual stream behind it, "layers.0.experts": [T, 1], ...}"""
+def run_hf(model, inputs):
+    """{"embed": ..., "layers.0.attention": residual stream behind it, "layers.0.experts": [T, 1], ...}"""
     found, hooks = {}, []
 
     def keep(name, value):
         found[name] = value.reshape(-1, value.shape[-1]).detach()
 
+    hooks.append(text_model(model).layers[0].input_layernorm.register_forward_pre_hook(
+        lambda m, inputs: keep("embed", inputs[0])))
     for i, layer in enumerate(text_model(model).layers):
         hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(
             lambda m, inputs, i=i: keep(f"layers.{i}.attention", inputs[0])))
@@ -173,7 +209,7 @@ def run_hf(model, ids):
             hooks.append(layer.feed_forward.router.register_forward_hook(
                 lambda m, inputs, out, i=i, k=layer.feed_forward.top_k: found.setdefault(f"layers.{i}.experts", []).append(
                     out[1].topk(k, dim=1).indices)))
-    text_model(model)(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    model(**inputs, use_cache=False, logits_to_keep=1)
     for hook in hooks:
         hook.remove()
     return {name: torch.cat(v) if isinstance(v, list) else v for name, v in found.items()}
@@ -189,14 +225,16 @@ def last_rows(name, n_prompt, n_rows, args):
 
 @torch.no_grad()
 def logits_of(model, x, rows=256):
-    return torch.cat([head_of(model, part.to(model.lm_head.weight.dtype)).float() for part in x.split(rows)])
+    return torch.cat([head_of(model, part.to(causal(model).lm_head.weight.dtype)).float() for part in x.split(rows)])
 
 
-def bfloat16_pass(args, model, runs):
+def bfloat16_pass(args, model, runs, checkpoint, folder):
     """What transformers gives in bfloat16, and l4's logits where only its residual stream is there."""
     last = f"layers.{len(text_model(model).layers) - 1}.ffn"
     for name, run in runs.items():
-        run["bf16"] = run_hf(model, run["ids"])
+        run["name"] = name
+        run["inputs"] = hf_inputs(model, run, checkpoint, folder)
+        run["bf16"] = run_hf(model, run["inputs"])
         run["rows"] = last_rows(name, run["n_prompt"], len(run["ids"]), args)
         run["bf16_logits"] = logits_of(model, run["bf16"][last][run["rows"]])
         if run["logits"]:
@@ -219,7 +257,10 @@ def compare(args, model, runs):
     """Against float32. [(prompt, quantity, l4's errors, transformers', norms, which tokens count, where they are)]"""
     rows, routing, chunk = [], [], model.config.get_text_config().attention_chunk_size
     for name, run in runs.items():
-        exact = run_hf(model, run["ids"])
+        inputs = run["inputs"]
+        if "pixel_values" in inputs:
+            inputs = dict(inputs, pixel_values=inputs["pixel_values"].float())
+        exact = run_hf(model, inputs)
         ours = {n: activation(run, n, model.device) for n in exact}
         n_rows = len(run["ids"])
         assert all(len(v) == n_rows for v in ours.values()), name
@@ -233,6 +274,8 @@ def compare(args, model, runs):
                                 histogram=torch.bincount(experts.flatten()).tolist()))
         position = torch.arange(n_rows)
         place = torch.where(position >= run["n_prompt"], DECODE, torch.where(position >= chunk, PAST_CHUNK, 0))
+        if name == "picture":
+            place[torch.tensor(run["ids"]) == model.config.image_token_index] = PICTURE
 
         def add(quantity, a, b, reference, part=slice(None)):
             a, b, reference = a.float(), b.float(), reference.float()
@@ -258,27 +301,32 @@ def medians(rows, quantity, prompt=None, where=None):
     if not len(a):
         return None
     l4, hf = a.median().item(), b.median().item()
-    return dict(tokens=len(a), l4=l4, hf=hf, ratio=round(l4 / hf, 4), hf_relative=round((b / n).median().item(), 6))
+    return dict(tokens=len(a), l4=l4, hf=hf, ratio=round(l4 / hf, 4) if hf else None if not l4 else float("inf"), hf_relative=round((b / n).median().item(), 6))
 
 
 def judge(rows, routing, last):
     missed, tables = [], {}
+
+    def limit(what, m, factor):
+        if m and m["ratio"] is not None and m["tokens"] >= FEW and not m["ratio"] <= factor:  # NaN misses too
+            missed.append(f"{what}: {m['ratio']} times transformers' error, {factor} allowed")
+
     quantities = list(dict.fromkeys(q for _, q, *_ in rows))
     tables["all"] = {q: medians(rows, q) for q in quantities}
     tables["by_prompt"] = {p: {q: medians(rows, q, p) for q in (last, "logits")} for p in dict.fromkeys(r[0] for r in rows)}
     tables["past_chunk"] = {q: medians(rows, q, where=PAST_CHUNK) for q in (last, "logits")}
+    if any((place == PICTURE).any() for *_, place in rows):
+        tables["picture"] = {q: medians(rows, q, where=PICTURE) for q in ("embed", last)}
+        limit("embed of the picture", tables["picture"]["embed"], PART_FACTOR)
+        limit(f"{last} of the picture", tables["picture"][last], PART_FACTOR)
     tables["decode"] = {q: medians(rows, q, where=DECODE) for q in (last, "logits")}
-
-    def limit(what, m, factor):
-        if m and m["tokens"] >= FEW and not m["ratio"] <= factor:  # NaN misses too
-            missed.append(f"{what}: {m['ratio']} times transformers' error, {factor} allowed")
 
     for q in (last, "logits"):
         limit(q, tables["all"][q], FACTOR)
-        limit(f"{q} past the chunk", tables["past_chunk"][q], FACTOR)
+        limit(f"{q} past the chunk", tables["past_chunk"][q], PART_FACTOR)
         limit(f"{q} of generated tokens", tables["decode"][q], DECODE_FACTOR)
         for prompt, of_prompt in tables["by_prompt"].items():
-            limit(f"{q} of {prompt}", of_prompt[q], FACTOR)
+            limit(f"{q} of {prompt}", of_prompt[q], PART_FACTOR)
     if routing:
         tokens, mine, theirs = (sum(r[k] for r in routing) for k in ("tokens", "l4_flipped", "hf_flipped"))
         if mine > 1.5 * theirs + tokens / 200:
@@ -300,7 +348,7 @@ def measure(args, checkpoint, l4_checkpoint=None):
         note("loading with transformers")
         model = load(args, checkpoint)
         note("transformers, bfloat16")
-        bfloat16_pass(args, model, runs)
+        bfloat16_pass(args, model, runs, checkpoint, Path(folder))
         note("transformers, float32")
         to_float32(model)
         rows, routing = compare(args, model, runs)
@@ -327,26 +375,28 @@ def self_check(l4_eval):
     import make_checkpoint
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        make_checkpoint.make(make_checkpoint.arguments([str(checkpoint), "--preset", "small", "--device", "cpu"]))
+        make_checkpoint.make(make_checkpoint.arguments([str(checkpoint), "--preset", "small", "--device", "cpu", "--vision-layers", "2",
+                                                             "--vision-hidden", "176"]))
         args = arguments([str(checkpoint), "--l4-eval", l4_eval, "--device", "cpu", "--hf-device", "cpu", "--seeds", "2",
                           "--tokens", "96", "--long", "300", "--decode", "8"])
         result = measure(args, checkpoint)
         print(json.dumps(result))
         if not result["passed"]:
             sys.exit("real_width.py: the CPU backend does not pass: " + "; ".join(result["missed"]))
-        text = json.loads((checkpoint / "config.json").read_text())
-        for field, value in (("attn_scale", 0.3), ("attention_chunk_size", 512), ("rope_theta", 480000.0),
-                             ("rms_norm_eps", 0.01), ("use_qk_norm", False)):
-            other = Path(folder) / field
+        config = json.loads((checkpoint / "config.json").read_text())
+        for part, field, value in (("text_config", "attn_scale", 0.3), ("text_config", "attention_chunk_size", 512),
+                                   ("text_config", "rope_theta", 480000.0), ("text_config", "rms_norm_eps", 0.01),
+                                   ("text_config", "use_qk_norm", False), ("vision_config", "rope_theta", 1000)):
+            other = Path(folder) / f"{part}.{field}"
             other.mkdir()
             for file in checkpoint.iterdir():
                 if file.name != "config.json":
                     (other / file.name).symlink_to(file)
-            (other / "config.json").write_text(json.dumps(dict(text, **{field: value})))
+            (other / "config.json").write_text(json.dumps(dict(config, **{part: dict(config[part], **{field: value})})))
             result = measure(args, checkpoint, other)
-            note(f"{field} = {value}:", "; ".join(result["missed"]) or "not found")
+            note(f"{part}.{field} = {value}:", "; ".join(result["missed"]) or "not found")
             if result["passed"]:
-                sys.exit(f"real_width.py: {field} = {value} went unnoticed")
+                sys.exit(f"real_width.py: {part}.{field} = {value} went unnoticed")
     print("real_width.py: self-check passed", file=sys.stderr)
 
 
@@ -357,7 +407,7 @@ def arguments(argv=None):
     p.add_argument("--device", default="cuda", help="of l4: cuda or cpu")
     p.add_argument("--hf-device", default="cuda", help="of transformers")
     p.add_argument("--tensor-parallel", type=int, default=1)
-    p.add_argument("--l4-arguments", nargs="*", default=[], help="more for l4-eval")
+    p.add_argument("--l4-arguments", type=shlex.split, default=[], metavar="WORDS", help='more for l4: "-b 512"')
     p.add_argument("--tokens", type=int, default=512)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--long", type=int, default=8704, help="0: none")

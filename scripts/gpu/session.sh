@@ -9,9 +9,9 @@
 # section      what                                                            GPUs   estimate (s)  limit (s)
 # ceilings     l4-bench ceilings: bandwidth, matrix rate, launches, peers       1-2             15         60
 # gpu-test     the tests of CUDA operations and of the libraries                1-2             30        120
-# demo         200 prompts token for token, eager, tensor parallel, passkeys    1-2             40        150
-# checkpoint   4 layers of Scout, 21.8 GB; in the background of the two above     1             20         90
-# real-width   transformers in float32 and bfloat16 against l4, on all GPUs     1-2             75        200
+# demo         200 prompts token for token, eager, tensor parallel, passkeys    1-2             50        150
+# checkpoint   4 layers of Scout, 23.5 GB; in the background of the two above     1             25         90
+# real-width   transformers in float32 and bfloat16 against l4, on all GPUs     1-2             85        200
 # loader       storage's rate, cold and warm loads                              1-2             80        200
 # bench        the tables of NOTES.md: 16 layers on one H100, Scout on two H200 1-2             90        200
 # sanitizer    memcheck and racecheck of each family of tests, four at a time     1            120        240
@@ -23,14 +23,18 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 
 ALL=(ceilings gpu-test demo checkpoint real-width loader bench sanitizer)
-declare -A ESTIMATE=([ceilings]=15 [gpu-test]=30 [demo]=40 [checkpoint]=20 [real-width]=75 [loader]=80 [bench]=90 [sanitizer]=120)
+declare -A ESTIMATE=([ceilings]=15 [gpu-test]=30 [demo]=50 [checkpoint]=25 [real-width]=85 [loader]=80 [bench]=90 [sanitizer]=120)
 declare -A AT_MOST=([ceilings]=60 [gpu-test]=120 [demo]=150 [checkpoint]=90 [real-width]=200 [loader]=200 [bench]=200
                     [sanitizer]=240)
 LIMIT=${LIMIT:-570}  # of the whole script
 SECONDS=0
 
 export TRIAL=${TRIAL:-} OUT=${OUT:-$root/build-gpu/out}
-export BIN=${BIN:-$root/build-gpu/bin} WORK=${WORK:-/tmp/l4-session} PYTHON=${PYTHON:-python3}
+# The checkpoint lies on a disk, not in memory.
+for place in /tmp /var/tmp "$root/build-gpu"; do
+  [ "$(stat -f -c %T "$place" 2>/dev/null)" != tmpfs ] && break
+done
+export BIN=${BIN:-$root/build-gpu/bin} WORK=${WORK:-$place/l4-session} PYTHON=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1 L4_DEMO_DIR=$root/core/demo NCCL_NVLS_ENABLE=0
 export CHECKPOINT=$WORK/checkpoint
 
@@ -41,12 +45,19 @@ prepare() {
   [ -n "$TRIAL" ] && GPUS=0
   export GPUS DEVICE=cuda
   [ -n "$TRIAL" ] && DEVICE=cpu
-  # cuBLASLt and NCCL: the toolkit's, else those that came with PyTorch.
-  local libraries=$root/build-gpu/lib:/usr/local/cuda/lib64
-  libraries+=:$("$PYTHON" -c '
+  # cuBLASLt and NCCL: those that came with PyTorch, else the toolkit's. For our programs alone: PyTorch finds its own.
+  local libraries
+  libraries=$("$PYTHON" -c '
 import glob, site
-print(":".join(glob.glob(site.getsitepackages()[0] + "/nvidia/*/lib")))' 2>/dev/null)
-  export L4_LIBRARIES=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+print(":".join(lib for place in site.getsitepackages() for lib in glob.glob(place + "/nvidia/*/lib")))' 2>/dev/null)
+  libraries=$root/build-gpu/lib${libraries:+:$libraries}:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  mkdir -p "$WORK/bin"
+  local name
+  for name in l4-run l4-eval l4-bench l4-tests; do
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libraries" "$BIN/$name" > "$WORK/bin/$name"
+    chmod +x "$WORK/bin/$name"
+  done
+  export L4_LIBRARIES=$libraries
   # Where the tests were built: their data and the program lie there.
   if [ -f build-gpu/built_at ]; then
     { read -r source; read -r built; } < build-gpu/built_at
@@ -60,15 +71,15 @@ print(":".join(glob.glob(site.getsitepackages()[0] + "/nvidia/*/lib")))' 2>/dev/
     uname -r
     free -g | sed -n 2p
     df -h "$WORK" | tail -1
-    LD_LIBRARY_PATH=$L4_LIBRARIES "$BIN/l4-run" --version
-    LD_LIBRARY_PATH=$L4_LIBRARIES "$BIN/l4-run" --list-devices
+    l4 l4-run --version
+    l4 l4-run --list-devices
   } 2>&1 | tee -a "$OUT/session.log"
 }
 
 # ---- sections: each runs in a shell of its own -----------------------------------------------------------------------
 
-l4() { LD_LIBRARY_PATH=$L4_LIBRARIES "$BIN/$@"; }
-tool() { LD_LIBRARY_PATH=$L4_LIBRARIES "$PYTHON" "scripts/gpu/$@"; }  # its JSON line also goes to results.jsonl
+l4() { "$WORK/bin/$@"; }
+tool() { "$PYTHON" "scripts/gpu/$@"; }  # its JSON line also goes to results.jsonl
 two() { [ "$GPUS" -ge 2 ]; }
 missing() { echo "not run: $*"; exit 77; }
 
@@ -89,18 +100,20 @@ section_gpu-test() {
 
 section_demo() {
   [ -f build-gpu/demo/reference.jsonl ] || missing "no build-gpu/demo (pack.sh BUILD REFERENCE)"
-  if [ -n "$TRIAL" ]; then tool demo.py build-gpu/demo --self-check "$BIN/l4-eval" | tee -a "$OUT/results.jsonl"; return; fi
-  tool demo.py build-gpu/demo --l4-eval "$BIN/l4-eval" --device "$DEVICE" $(two && echo --tensor-parallel 2) |
+  if [ -n "$TRIAL" ]; then tool demo.py build-gpu/demo --self-check "$WORK/bin/l4-eval" | tee -a "$OUT/results.jsonl"; return; fi
+  tool demo.py build-gpu/demo --l4-eval "$WORK/bin/l4-eval" --device "$DEVICE" $(two && echo --tensor-parallel 2) |
     tee -a "$OUT/results.jsonl"
 }
 
 section_checkpoint() {
-  tool make_checkpoint.py "$CHECKPOINT" ${TRIAL:+--preset small --device cpu --threads 2} | tee -a "$OUT/results.jsonl"
+  local words=(--vision-layers 34)
+  [ -n "$TRIAL" ] && words=(--preset small --device cpu --threads 2 --vision-layers 2 --vision-hidden 176)
+  tool make_checkpoint.py "$CHECKPOINT" "${words[@]}" | tee -a "$OUT/results.jsonl"
 }
 
 section_real-width() {
   [ -f "$CHECKPOINT/model.safetensors.index.json" ] || missing "no checkpoint"
-  local words=(--l4-eval "$BIN/l4-eval" --device "$DEVICE")
+  local words=(--l4-eval "$WORK/bin/l4-eval" --device "$DEVICE")
   [ -n "$TRIAL" ] && words+=(--hf-device cpu --tokens 96 --seeds 2 --long 300 --decode 8)
   two && words+=(--tensor-parallel 2)
   tool real_width.py "$CHECKPOINT" "${words[@]}" | tee -a "$OUT/results.jsonl"
@@ -108,13 +121,13 @@ section_real-width() {
 
 section_loader() {
   [ -f "$CHECKPOINT/model.safetensors.index.json" ] || missing "no checkpoint"
-  tool loader.py "$CHECKPOINT" --l4-run "$BIN/l4-run" --device "$DEVICE" $(two && echo --tensor-parallel 2) \
+  tool loader.py "$CHECKPOINT" --l4-run "$WORK/bin/l4-run" --device "$DEVICE" $(two && echo --tensor-parallel 2) \
     ${TRIAL:+--share 0} | tee -a "$OUT/results.jsonl"
 }
 
 section_bench() {
   local status=0 scout=(-m scout --synthetic -o jsonl) layers=(--layers 16)
-  bench() { timeout -k 5 90 env LD_LIBRARY_PATH="$L4_LIBRARIES" "$BIN/l4-bench" "$@" -oe md >> "$OUT/bench.jsonl" || status=$?; }
+  bench() { timeout -k 5 90 "$WORK/bin/l4-bench" "$@" -oe md >> "$OUT/bench.jsonl" || status=$?; }
   if [ -n "$TRIAL" ]; then
     bench decode -m tiny --synthetic -o jsonl --device cpu --batch 1,2 --context 32 -n 4
     return $status
@@ -142,6 +155,7 @@ section_sanitizer() {
     local status=$? errors
     errors=$(awk '/(ERROR|RACECHECK) SUMMARY: [0-9]+/ { n += $4; seen = 1 } END { if (seen) print n }' "$log")
     printf '%-10s %-28s exit %-4s errors %s\n' "$1" "$2" "$status" "${errors:-none reported: it did not finish}"
+    if grep '^SKIPPED' "$log" | grep -v 'Hopper GPUs$' && [ -z "$TRIAL" ]; then return 1; fi  # nothing was looked at
     [ "$status" = 0 ] && [ "$errors" = 0 ] && return 0
     grep -E '=========|FAILED' "$log" | head -60
     return 1
@@ -201,4 +215,7 @@ for name in "${sections[@]}"; do
   run_section "$name"
 done
 [ -n "$background" ] && wait "$background"
+for name in ceilings bench; do  # tables for people
+  [[ " ${sections[*]} " == *" $name "* ]] && head -c 5000 "$WORK/logs/$name"
+done
 "$PYTHON" scripts/gpu/summary.py "$OUT/results.jsonl"
