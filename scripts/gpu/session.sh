@@ -14,7 +14,7 @@
 # real-width   transformers in float32 and bfloat16 against l4, on all GPUs     1-2             85        200
 # loader       storage's rate, cold and warm loads                              1-2             80        200
 # bench        the tables of NOTES.md: 16 layers on one H100, Scout on two H200 1-2             90        200
-# sanitizer    memcheck and racecheck of each family of tests, four at a time     1            120        240
+# sanitizer    memcheck, racecheck of each family of stage tests, 4 at a time     1            120        240
 #
 # All on one GPU: about 8 minutes; on two: ceilings gpu-test demo checkpoint real-width loader bench, about 6. The machine's
 # start takes a minute or more beside that. See README.md for what to send in which call.
@@ -145,7 +145,7 @@ section_sanitizer() {
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
   [ -n "$sanitizer" ] || missing "no compute-sanitizer"
   # One process for each tool and family, so that one that hangs costs itself alone.
-  l4 l4-tests --list-test-cases | grep -oE '^cuda [^:]+:' | sort -u > "$WORK/families"
+  l4 l4-tests --list-test-cases | grep -oE '^cuda [^:]+:' | grep -v '^cuda l4:' | sort -u > "$WORK/families"
   [ -s "$WORK/families" ] || missing "no tests named \"cuda ...\""
   export sanitizer
   check() {
