@@ -1,23 +1,21 @@
 #!/usr/bin/env python3
-"""Makes what demo.py compares with, on a machine without a GPU: prompts of the demo model and transformers' answers in float32.
+"""Makes tests/golden/demo, what demo.py compares with: prompts of the demo model and transformers' answers in float32.
 
-    demo_reference.py EVAL_DIR OUTPUTS.jsonl DIR [--n 200]
+    demo_reference.py EVAL_DIR OUTPUTS.jsonl [DIR] [--n 200]
 
 EVAL_DIR is made by scripts/demo/make_eval_sets.py, OUTPUTS by scripts/demo/eval_engine.py --dtype float32. Every answer is
-checked token by token against one forward pass of the stock model over prompt and answer (as scripts/demo/check_engine.py does);
-DIR gets, some 5 MB in all:
+checked token by token against one forward pass of the stock model over prompt and answer (as scripts/demo/check_engine.py
+does). DIR gets
 
     requests.jsonl    the prompts as token ids, pictures beside them: what l4-eval generate reads
     reference.jsonl   of each: the ids of transformers' answer, their logprobs, how far the second best was behind, task and rule
-    passkeys.jsonl    long texts with a pass key, --passkeys of 8K, 16K, 32K and 64K tokens each, and the answers
-    long/config.json  the demo's config with max_position_embeddings 131072: see below
+    passkeys.jsonl.gz long texts with a pass key, --passkeys of 8K, 16K, 32K and 64K tokens each, and the answers
 
-The demo model says 32,768 positions and was trained to about 11,000. Nothing in it needs a limit: rotated layers see chunks of
-512, the others have no positions but a temperature that grows with the logarithm. On the CPU (bfloat16) it found 2 of 2 keys
-each at 16K, 32K and 64K, so long texts run with a raised max_position_embeddings and the same weights.
+It holds as long as the demo model is the same.
 """
 
 import argparse
+import gzip
 import json
 import shutil
 import sys
@@ -86,24 +84,21 @@ def write_answers(args, out):
 
 def write_passkeys(args, out):
     renderer = Renderer(DEMO)
-    with open(out / "passkeys.jsonl", "w") as f:
-        for k in LENGTHS:
-            rng = text_tasks.Source(PASSKEY_SEED + k, held_out=True)
-            for i in range(args.passkeys):
-                s = passkey_of(rng, renderer, k * 1024)
-                f.write(json.dumps(dict(id=f"passkey_{k}k_{i}", task=f"passkey_{k}k", messages=s.messages[:-1], answer=s.answer,
-                                        rule=s.rule)) + "\n")
-    config = json.loads((DEMO / "config.json").read_text())
-    config["text_config"]["max_position_embeddings"] = 131072
-    (out / "long").mkdir(exist_ok=True)
-    (out / "long" / "config.json").write_text(json.dumps(config, indent=1))
+    lines = []
+    for k in LENGTHS:
+        rng = text_tasks.Source(PASSKEY_SEED + k, held_out=True)
+        for i in range(args.passkeys):
+            s = passkey_of(rng, renderer, k * 1024)
+            lines.append(json.dumps(dict(id=f"passkey_{k}k_{i}", task=f"passkey_{k}k", messages=s.messages[:-1], answer=s.answer,
+                                         rule=s.rule)) + "\n")
+    (out / "passkeys.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("eval_dir")
     p.add_argument("outputs")
-    p.add_argument("folder", type=Path)
+    p.add_argument("folder", type=Path, nargs="?", default=HERE.parents[1] / "tests" / "golden" / "demo")
     p.add_argument("--n", type=int, default=200, help="items, spread over the tasks")
     p.add_argument("--max-tokens", type=int, default=1500, help="leave longer prompts out")
     p.add_argument("--passkeys", type=int, default=4, help="of each length")

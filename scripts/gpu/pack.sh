@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# usage: scripts/gpu/pack.sh [BUILD_DIR] [REFERENCE_DIR]
+# usage: scripts/gpu/pack.sh [BUILD_DIR]
 # Puts what session.sh needs on a machine with GPUs, but without compilers and libraries of ours, into build-gpu/: the stripped
-# program and its tests, the shared libraries that Ubuntu does not bring, and the demo model's reference (demo_reference.py).
-# The working tree goes along as it is; both together must stay under 64 MiB.
+# program and its tests, and the shared libraries that Ubuntu does not bring. The working tree goes along as it is; both together
+# must stay under 64 MiB.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${1:-build}
-reference=${2:-}
 out=build-gpu
 "$build/l4" --version
 
@@ -23,13 +22,7 @@ done
 for tool in run serve bench convert eval; do ln -sfn l4 "$out/bin/l4-$tool"; done
 # The tests look for their data and the program where they were built.
 { sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$build/CMakeCache.txt"; realpath "$build"; } > "$out/built_at"
-if [ -n "$reference" ]; then
-  rm -rf "$out/demo"
-  cp -rL "$reference" "$out/demo"
-fi
-
 carried=$(du -sb --apparent-size "$out" | cut -f1)
 tracked=$(git ls-files -z --cached --others --exclude-standard | xargs -0 du -cb | tail -1 | cut -f1)
 printf 'build-gpu %s MiB, working tree %s MiB, both %s of 64 MiB\n' $((carried >> 20)) $((tracked >> 20)) $(((carried + tracked) >> 20))
-[ -d "$out/demo" ] || echo "pack.sh: without a reference the section demo will not run" >&2
 [ $((carried + tracked)) -lt $((64 << 20)) ]

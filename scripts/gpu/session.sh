@@ -99,9 +99,8 @@ section_gpu-test() {
 }
 
 section_demo() {
-  [ -f build-gpu/demo/reference.jsonl ] || missing "no build-gpu/demo (pack.sh BUILD REFERENCE)"
-  if [ -n "$TRIAL" ]; then tool demo.py build-gpu/demo --self-check "$WORK/bin/l4-eval" | tee -a "$OUT/results.jsonl"; return; fi
-  tool demo.py build-gpu/demo --l4-eval "$WORK/bin/l4-eval" --device "$DEVICE" $(two && echo --tensor-parallel 2) |
+  if [ -n "$TRIAL" ]; then tool demo.py --self-check "$WORK/bin/l4-eval" | tee -a "$OUT/results.jsonl"; return; fi
+  tool demo.py --l4-eval "$WORK/bin/l4-eval" --device "$DEVICE" $(two && echo --tensor-parallel 2) |
     tee -a "$OUT/results.jsonl"
 }
 
