@@ -147,7 +147,8 @@ def measure(args, checkpoint):
     cache_rate = rate(files, THREADS, 0, size)
     storage = max(rates.values())
     share = size / min(cold) / storage
-    return dict(passed=share >= args.share and resident <= 0.05, share=round(share, 3), at_least=args.share, bytes=size, sync_s=round(sync_s, 1),
+    return dict(passed=share >= args.share and resident <= 0.05, share=round(share, 3), at_least=args.share, bytes=size,
+                sync_s=round(sync_s, 1),
                 storage_gb_s={f"{t} threads": round(r / 1e9, 3) for t, r in rates.items()}, o_direct=direct,
                 probed_bytes=min(args.probe, size), resident_when_cold=round(resident, 4),
                 cold_load_s=[round(s, 2) for s in cold], cold_gb_s=round(size / min(cold) / 1e9, 3),

@@ -301,7 +301,8 @@ def medians(rows, quantity, prompt=None, where=None):
     if not len(a):
         return None
     l4, hf = a.median().item(), b.median().item()
-    return dict(tokens=len(a), l4=l4, hf=hf, ratio=round(l4 / hf, 4) if hf else None if not l4 else float("inf"), hf_relative=round((b / n).median().item(), 6))
+    ratio = round(l4 / hf, 4) if hf else float("inf") if l4 else None  # None: both exact
+    return dict(tokens=len(a), l4=l4, hf=hf, ratio=ratio, hf_relative=round((b / n).median().item(), 6))
 
 
 def judge(rows, routing, last):
@@ -357,7 +358,8 @@ def measure(args, checkpoint, l4_checkpoint=None):
         missed.append(f"replayed steps give other bits than issued ones: {replayed_differs}")
     note("done")
     return dict(passed=not missed, missed=missed, checkpoint=str(checkpoint), device=args.device,
-                tensor_parallel=args.tensor_parallel, replayed_differs=replayed_differs, torch=torch.__version__, transformers=transformers_version(),
+                tensor_parallel=args.tensor_parallel, replayed_differs=replayed_differs,
+                torch=torch.__version__, transformers=transformers_version(),
                 top1={n: r["top1"] for n, r in runs.items()}, l4_seconds={k: round(v, 1) for k, v in seconds.items()},
                 seconds=round(time.time() - START, 1), routing=routing, **tables)
 
@@ -375,8 +377,8 @@ def self_check(l4_eval):
     import make_checkpoint
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        make_checkpoint.make(make_checkpoint.arguments([str(checkpoint), "--preset", "small", "--device", "cpu", "--vision-layers", "2",
-                                                             "--vision-hidden", "176"]))
+        make_checkpoint.make(make_checkpoint.arguments(
+            [str(checkpoint), "--preset", "small", "--device", "cpu", "--vision-layers", "2", "--vision-hidden", "176"]))
         args = arguments([str(checkpoint), "--l4-eval", l4_eval, "--device", "cpu", "--hf-device", "cpu", "--seeds", "2",
                           "--tokens", "96", "--long", "300", "--decode", "8"])
         result = measure(args, checkpoint)
