@@ -183,6 +183,35 @@ TEST_CASE("l4-bench: prefill and latency") {
   CHECK(number(latency[0], "tpot_median_ns") > 0);
 }
 
+TEST_CASE("l4-bench: stages by themselves, and ceilings") {
+  std::vector<std::string> words = {"op", "--batch", "1,5", "--context", "40", "-p", "20", "-r", "2"};
+  const std::vector<Json> op = results_of(words + kTiny);
+  REQUIRE(op.size() == 3 * 7 + 1);  // tiny has no dense layer
+  std::vector<std::string> stages;
+  for (size_t i = 0; i < 7; ++i) stages.push_back(text(op[i], "stage"));
+  CHECK(stages == std::vector<std::string>{"qkv", "attention, chunked", "attention, global", "attn_out", "ffn_up",
+                                           "ffn_down", "head"});
+  CHECK(number(op[0], "n_layers") == 4);
+  CHECK(number(op[1], "n_layers") == 3);
+  // One row: qkv weights and what it writes; a shared and a routed expert; 40 tokens' keys and values.
+  CHECK(number(op[0], "bytes") == 2.0 * 512 * 256 + 2 * 2 * 128);
+  CHECK(number(op[1], "bytes") == 2.0 * 2 * 128 * 40);
+  CHECK(number(op[4], "bytes") == 2 * 2.0 * 1024 * 256);
+  CHECK(number(op[7 + 4], "experts_hit") > 1);
+  CHECK(number(op[14 + 1], "flops") == 4.0 * 256 * (20 * 21 / 2));
+  for (size_t i = 0; i < 21; ++i) CHECK(number(op[i], "median_ns") > 0);
+  // Half of the model of two ranks.
+  words = {"op", "--batch", "1", "--context", "40", "-tp", "2", "-r", "1"};
+  const std::vector<Json> half = results_of(words + kTiny);
+  for (const size_t i : {size_t(0), size_t(1), size_t(4), size_t(5), size_t(6)})
+    CHECK(number(half[i], "bytes") == number(op[i], "bytes") / 2);
+
+  const std::vector<Json> ceilings = results_of({"ceilings", "-dev", "cpu"});
+  REQUIRE(ceilings.size() == 2);
+  CHECK(text(ceilings[0], "what") == "read");
+  CHECK(number(ceilings[0], "value") > 1e8);
+}
+
 TEST_CASE("l4-bench: ranks of threads, float32, a seed, no warm-up") {
   const std::vector<Json> r = results_of(kTiny + std::vector<std::string>{"-p", "8", "-n", "0", "-r", "1", "-tp", "2", "--dtype",
                                                                           "float32", "-s", "9", "--no-warmup", "-t", "2"});
@@ -216,6 +245,8 @@ TEST_CASE("l4-bench: wrong command lines are one line, status 2") {
       {{"decode", "--batch", "1-900", "--context", "1-900"}, "810000 combinations"},
       {{"latency", "-n", "1"}, "-n"},
       {{"prefill", "-p", "0"}, "-p"},
+      {{"op"}, "--synthetic"},
+      {{"op", "-m", "tiny", "--synthetic", "--batch", "0"}, "nothing"},
       {{"--no-such-flag"}, "--no-such-flag"},
   };
   for (const auto& [words, part] : cases) {
