@@ -238,7 +238,10 @@ struct Executor::Impl {
       w.pixels =
           tensor(*w.backend, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles), "the encoder's input");
     }
-    w.work = Arena(w.backend->allocate(plans[size_t(w.shard.rank)].activation_bytes, "activations"));
+    // On the CPU scratch depends on the number of threads, which the plan does not know.
+    const uint64_t bytes = options.gpus.empty() ? activation_bytes(config, options, *w.backend, w.shard, plan)
+                                                : plans[size_t(w.shard.rank)].activation_bytes;
+    w.work = Arena(w.backend->allocate(bytes, "activations"));
   }
 
   static Tensor tensor(Backend& backend, DType dtype, Shape shape, const char* what) {

@@ -40,6 +40,7 @@ CudaBackend::CudaBackend(int device, const CudaOptions& options) : options_(opti
   if (device == kNoCudaDevice) {  // scratch sizes are those of the GPUs that the kernels are compiled for
     gpu_.n_sms = 132;
     gpu_.max_shared_bytes = 232'448;
+    gpu_.cublas_lt = reinterpret_cast<cublasLtHandle_t>(this);  // there, for its workspace; nobody calls it
     return;
   }
   check_device(device);
@@ -63,7 +64,7 @@ CudaBackend::~CudaBackend() {
   if (!gpu_.stream) return;
   cudaSetDevice(gpu_.index);
   cudaStreamSynchronize(gpu_.stream);
-  if (gpu_.cublas_lt) cublas_lt().cublasLtDestroy(gpu_.cublas_lt);
+  cublas_lt().cublasLtDestroy(gpu_.cublas_lt);
   for (cudaEvent_t event : {step_begin_, step_end_})
     if (event) cudaEventDestroy(event);
   cudaStreamDestroy(gpu_.stream);

@@ -7,7 +7,6 @@
 
 #include "model/text_model.h"
 #include "model/kv_cache.h"
-#include "model/text_model.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/stages.h"
 #include "tools/bench/statistics.h"

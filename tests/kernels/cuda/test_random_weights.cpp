@@ -36,10 +36,10 @@ TEST_CASE("cuda random weights: every value in its place, however the tensor is 
         return c.transposed ? (e * c.k + k) * c.n + n : (e * c.n + n) * c.k + k;
       };
       // In two pieces along n and two along k.
-      const int64_t half = c.n / 2, part = c.k / 3;
+      const int64_t half_n = c.n / 2, part = c.k / 3;
       gpu.run([&](const cuda::OpContext& ctx) {
         for (int64_t e = 0; e < c.n_experts; ++e)
-          for (const auto& [n0, n1] : {std::pair{int64_t(0), half}, std::pair{half, c.n}})
+          for (const auto& [n0, n1] : {std::pair{int64_t(0), half_n}, std::pair{half_n, c.n}})
             for (const auto& [k0, k1] : {std::pair{int64_t(0), part}, std::pair{part, c.k}}) {
               RandomSlice s;
               s.tensor = kTensor;
