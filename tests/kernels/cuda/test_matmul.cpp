@@ -292,6 +292,15 @@ TEST_CASE("cuda matmul: cuBLASLt's product, from its cache too, with and without
         check_linear(gpu, {m, n, k, DType::bf16, WeightFormat::bf16, y, DType::bf16, bias}, cuda::cublas_linear);
 }
 
+TEST_CASE("cuda matmul: linear, whatever serves it") {
+  GpuMachine gpu;
+  for (int64_t m : {1, 16, 17, 40})
+    for (int64_t k : {64, 12}) {
+      check_linear(gpu, {m, 24, k, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, true}, cuda::linear);
+      check_linear(gpu, {m, 24, k, DType::f32, WeightFormat::f32, DType::f32, DType::f32, false}, cuda::linear);
+    }
+}
+
 TEST_CASE("cuda matmul: token tiles cover a group evenly, with widths that the instruction has") {
   for (int count = 0; count <= 3000; ++count) {
     const cuda::TokenTiles wide = cuda::token_tiles<256>(count), narrow = cuda::token_tiles<64>(count);
