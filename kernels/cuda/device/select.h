@@ -5,6 +5,7 @@
 #include <climits>
 
 #include "kernels/cuda/device/math.h"
+#include "kernels/cuda/sort_key.h"
 
 namespace l4::cuda {
 
@@ -37,26 +38,6 @@ __device__ inline Best block_best(Best b) {
   for (int w = 0; w < kThreads / 32; ++w) b.consider(values[w], ids[w]);
   __syncthreads();
   return b;
-}
-
-// ---- (value, id) as one integer whose ascending order is: value descending, id ascending. No NaN.
-
-__host__ __device__ inline uint64_t sort_key(float value, int32_t id) {
-  uint32_t bits;
-  value += 0.0f;  // -0 is 0
-  memcpy(&bits, &value, sizeof bits);
-  const uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t(~ascending) << 32 | uint32_t(id);
-}
-__host__ __device__ inline float key_value(uint64_t key) {
-  const uint32_t ascending = ~uint32_t(key >> 32);
-  const uint32_t bits = ascending & 0x80000000u ? ascending & 0x7fffffffu : ~ascending;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-__host__ __device__ inline int32_t key_id(uint64_t key) {
-  return int32_t(uint32_t(key));
 }
 
 // ---- histograms

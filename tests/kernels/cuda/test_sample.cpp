@@ -1,7 +1,7 @@
 #include "kernels/cuda/sample.h"
 
-#include "kernels/cuda/device/select.h"
 #include "kernels/cuda/gpu_testing.h"
+#include "kernels/cuda/sort_key.h"
 
 using namespace l4;
 using namespace l4::test;
