@@ -21,23 +21,19 @@ namespace l4::cuda {
 // Which index of a tile is contiguous in memory: k (rows of a weight [n, k], of q and k), or m/n (v [token, hd] as b).
 enum class Major : int { k = 0, mn = 1 };
 
-// The descriptor of a tile at `tile` in shared memory. With a swizzle of S bytes (rows of S bytes, 16 bytes without
-// one):
-//   k-major:  rows of S bytes along k lie one after another, 8 of them are an atom (8 S bytes); `stride_bytes` from one
-//   8 rows
-//             of m/n to the next (1024 where S is 128 and a tile is one row of S bytes wide). `leading_bytes` is only
-//             used without a swizzle: from one 16-byte column of k to the next. The next 16 of k: advance_k_major().
-//   mn-major: rows of S bytes along m/n, one k after another; `stride_bytes` from one 8 of k to the next;
-//   `leading_bytes` from
-//             one S bytes of m/n to the next (used where kN * 2 > S). The next 16 of k: a tile 2 * stride_bytes further
-//             on.
+// The descriptor of a tile at `tile` in shared memory, whose rows are S bytes wide: the swizzle's 128, 64 or 32, or 16.
+//   k-major: the rows run along k and lie one after another, 8 of them are an atom. `stride_bytes`: from one 8 rows of
+//     m/n to the next (8 S where the tile is one row wide). `leading_bytes`: from one 16-byte column of k to the next,
+//     used without a swizzle only. The next 16 of k: advance_descriptor(d, 32).
+//   mn-major: the rows run along m/n, one k after another. `stride_bytes`: from one 8 of k to the next.
+//     `leading_bytes`: from one row's S bytes of m/n to the next (used where 2 kN > S). Without a swizzle the two
+//     change places. The next 16 of k: a tile two times the step of 8 of k further on.
 __device__ inline uint64_t matrix_descriptor(const void* tile, Swizzle swizzle, uint32_t leading_bytes,
                                              uint32_t stride_bytes) {
   return uint64_t((shared_address(tile) & 0x3FFFF) >> 4) | uint64_t((leading_bytes & 0x3FFFF) >> 4) << 16 |
          uint64_t((stride_bytes & 0x3FFFF) >> 4) << 32 | uint64_t(swizzle) << 62;
 }
-// `bytes` further on (a multiple of 16): of a k-major tile within its rows, 32 for the next 16 of k; of any tile by
-// atoms.
+// `bytes` further on, a multiple of 16: within the rows of a k-major tile, or by whole atoms.
 __device__ inline uint64_t advance_descriptor(uint64_t descriptor, uint32_t bytes) {
   return descriptor + (bytes >> 4);
 }
