@@ -249,12 +249,13 @@ void CudaBackend::head(const HeadArgs& args) {
 }
 
 std::vector<TokenChoice> CudaBackend::sample(const View& logits, std::span<const SamplingRow> rows) {
-  L4_CHECK(logits.rows() == int64_t(rows.size()), logits.rows(), " rows of logits, ", rows.size(), " of parameters");
-  if (host_logits_.bytes() < logits.bytes()) host_logits_ = pinned_buffer(logits.bytes(), "logits");
-  if (!host_) host_ = make_cpu_backend(0);
-  download(host_logits_.data(), logits);
+  if (rows.empty()) return {};
+  make_current();
+  constexpr int64_t kRows = 128;  // at once; more go in rounds
+  if (!sampler_) sampler_ = std::make_unique<Sampler>(gpu_, std::min(options_.max_out_rows, kRows), logits.cols());
+  std::vector<TokenChoice> choices = sampler_->sample(logits, rows);
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
-  return host_->sample({host_logits_.data(), DType::f32, logits.shape}, rows);
+  return choices;
 }
 
 // ---- vision ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/sample.h"
 #include "kernels/cuda/step_buffer.h"
 #include "kernels/cuda/weight_loader.h"
 #include "ops/backend.h"
@@ -82,8 +83,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<cuda::WeightLoader> loader_;  // while there is loading
   std::vector<float> rope_host_;                // the table that rope_ holds
   Buffer rope_;
-  std::unique_ptr<Backend> host_;  // chooses tokens
-  Buffer host_logits_;
+  std::unique_ptr<cuda::Sampler> sampler_;  // where tokens are chosen
 };
 
 }  // namespace l4
