@@ -5,6 +5,9 @@
 #include <random>
 #include <set>
 
+#include "model/text_model.h"
+#include "model/kv_cache.h"
+#include "model/text_model.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/stages.h"
 #include "tools/bench/statistics.h"
@@ -293,7 +296,8 @@ void run_op(const OpOptions& o) {
   if (!o.common.synthetic.on) fail(ErrorKind::usage, "l4-bench op takes synthetic models: add --synthetic");
   std::vector<Case> cases;
   for (const int64_t context : o.contexts)
-    for (const int64_t batch : o.batches) cases.push_back({batch, context, false});
+    for (const int64_t batch : o.batches)
+      if (batch > 0) cases.push_back({batch, context, false});
   for (const int64_t prompt : o.prompts) cases.push_back({prompt, prompt, true});
   if (cases.empty()) fail(ErrorKind::usage, "nothing to measure");
   const Topology topology{o.common.tp.value_or(1), 1, o.common.ep.value_or(1)};
