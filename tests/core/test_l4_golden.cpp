@@ -260,7 +260,7 @@ TEST_CASE("l4 golden: what cannot be loaded is said in one line") {
   CHECK(error_of([&] { Engine::load(options); }) == "context must be 0 (chosen for you) or more, not -1");
   options.max_context = 0;
   options.device = Device::cuda;
-  if (n_gpus() == 0) CHECK(error_of([&] { Engine::load(options); }).find("CUDA") != std::string::npos);
+  if (n_gpus() == 0) CHECK(error_of([&] { Engine::load(options); }).find("--device cuda: ") != std::string::npos);
   options.device = Device::cpu;
   options.topology.tp = 3;
   CHECK(error_of([&] { Engine::load(options); }) != "");
