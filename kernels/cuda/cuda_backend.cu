@@ -7,6 +7,7 @@
 #include "kernels/cuda/copy_pages.h"
 #include "kernels/cuda/libraries.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/peer_comm.h"
 #include "ops/cuda_devices.h"
 #include "ops/weight_slices.h"
 
@@ -61,6 +62,7 @@ CudaBackend::CudaBackend(int device, const CudaOptions& options) : options_(opti
 
 CudaBackend::~CudaBackend() {
   loader_.reset();
+  sampler_.reset();
   if (!gpu_.stream) return;
   cudaSetDevice(gpu_.index);
   cudaStreamSynchronize(gpu_.stream);
@@ -200,8 +202,12 @@ void CudaBackend::attention(const AttentionArgs& args) {
 }
 
 // The ranks' parts are rounded to A before they are added: half the bytes, and what tensor parallel transformers does.
-void CudaBackend::sum_over_ranks(const OpContext& ctx, const View& part, Comm& comm) {
-  if (!ctx.measuring() && comm.size() > 1) comm.all_reduce_sum(part);
+// Small sums are made by whoever adds them to the residual stream: then these are the links, and nothing is done yet.
+std::optional<PeerLinks> CudaBackend::sum_over_ranks(const OpContext& ctx, const View& part, Comm& comm) {
+  if (ctx.measuring() || comm.size() == 1) return std::nullopt;
+  std::optional<PeerLinks> links = links_for(comm, part);
+  if (!links) comm.all_reduce_sum(part);
+  return links;
 }
 
 void CudaBackend::attn_out(const AttnOutArgs& args) {
@@ -209,8 +215,9 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
   Scratch scratch(ctx.work);
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
   cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype);
-  sum_over_ranks(ctx, y, *args.comm);
-  add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route);
+  const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm);
+  add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route,
+                          peers ? &*peers : nullptr);
 }
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
@@ -222,8 +229,8 @@ void CudaBackend::ffn_down(const FfnDownArgs& args) {
   Scratch scratch(ctx.work);
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
   cuda::ffn_down(ctx, args, y);
-  sum_over_ranks(ctx, y, *args.comm);
-  add_residual(ctx, y, args.x);
+  const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm);
+  add_residual(ctx, y, args.x, peers ? &*peers : nullptr);
 }
 
 void CudaBackend::head(const HeadArgs& args) {
@@ -251,8 +258,10 @@ void CudaBackend::head(const HeadArgs& args) {
 std::vector<TokenChoice> CudaBackend::sample(const View& logits, std::span<const SamplingRow> rows) {
   if (rows.empty()) return {};
   make_current();
-  constexpr int64_t kRows = 128;  // at once; more go in rounds
-  if (!sampler_) sampler_ = std::make_unique<Sampler>(gpu_, std::min(options_.max_out_rows, kRows), logits.cols());
+  L4_CHECK(logits.rows() == int64_t(rows.size()), logits.rows(), " rows of logits, ", rows.size(), " of parameters");
+  constexpr int64_t kRowsAtOnce = 64;  // of 0.22 MB each, with Scout's vocabulary
+  if (!sampler_)
+    sampler_ = std::make_unique<Sampler>(gpu_, std::min(options_.max_out_rows, kRowsAtOnce), logits.cols());
   std::vector<TokenChoice> choices = sampler_->sample(logits, rows);
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return choices;

@@ -70,7 +70,7 @@ class CudaBackend : public Backend {
 
  private:
   cuda::OpContext context(Arena* work) { return {gpu_, *work}; }
-  void sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm);
+  std::optional<cuda::PeerLinks> sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm);
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
 

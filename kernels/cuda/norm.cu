@@ -3,7 +3,10 @@
 //
 // One block a row: the row is read once from memory and again, for the second pass, from the multiprocessor's cache (10
 // KB of D = 5120, three blocks on a multiprocessor). Bytes a row: 4 D (norms), 8 D (with the residual sum).
+#include <algorithm>
+
 #include "kernels/cuda/device/last_block.h"
+#include "kernels/cuda/device/peer.h"
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/device/top_experts.h"
 #include "kernels/cuda/launch.h"
@@ -89,24 +92,75 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
+// What is added to the residual stream: a vector that lies there ...
 template <class A, int n>
-__global__ void __launch_bounds__(kThreads) add_residual_kernel(const A* y, A* x, int64_t n_elements) {
+struct WholeSum {
+  const A* y;
+  struct Reader {
+    const A* y;
+    __device__ void send(int64_t) {}
+    __device__ void get(int64_t i, float (&v)[n]) const { load(y + i, v); }
+    __device__ void finish(int64_t) {}
+  };
+  __device__ Reader open() const { return {y}; }
+};
+// ... or the sum of the ranks' parts, which they exchange meanwhile (device/peer.h), rounded as Comm's sum is.
+struct SumOfPeers {
+  PeerLinks links;
+  const bf16* y;
+  class Reader {
+   public:
+    __device__ explicit Reader(const SumOfPeers& s)
+        : peers_(s.links), n_ranks_(s.links.size), y_(reinterpret_cast<const uint4*>(s.y)) {}
+    __device__ void send(int64_t i) { peers_.push(i / 8, y_[i / 8]); }
+    __device__ void get(int64_t i, float (&v)[8]) const {
+      float sum[8] = {};
+      for (int r = 0; r < n_ranks_; ++r) {
+        widen(peers_.part(r, i / 8, y_), v);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sum[j] += v[j];
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j) v[j] = round_to<bf16>(sum[j]);
+    }
+    __device__ void finish(int64_t n_elements) {
+      peers_.finish(n_elements * int64_t(sizeof(bf16)));
+    }
+
+   private:
+    PeerExchange peers_;
+    const int n_ranks_;
+    const uint4* y_;
+  };
+  __device__ Reader open() const {
+    return Reader(*this);
+  }
+};
+
+template <class A, int n, class Sum>
+__global__ void __launch_bounds__(kThreads)
+    add_residual_kernel(const __grid_constant__ Sum added, A* x, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n;
-  if (i >= n_elements) return;
-  float a[n], b[n];
-  load(x + i, a);
-  load(y + i, b);
+  const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n, stride = int64_t(gridDim.x) * kThreads * n;
+  auto y = added.open();
+  for (int64_t i = first; i < n_elements; i += stride) y.send(i);
+  for (int64_t i = first; i < n_elements; i += stride) {
+    float a[n], b[n];
+    load(x + i, a);
+    y.get(i, b);
 #pragma unroll
-  for (int j = 0; j < n; ++j) a[j] += b[j];
-  store(x + i, a);
+    for (int j = 0; j < n; ++j) a[j] += b[j];
+    store(x + i, a);
+  }
+  y.finish(n_elements);
 }
 
-// The end of attn_out. A row has gridDim.y blocks. Each computes the row's norm for itself, reading only, and its share
-// of the router's logits, kAtOnce experts a pass over the row; the last to arrive writes x and h and routes. So the
-// router (160 KB for 16 experts of D = 5120, 1.4 us of one multiprocessor) is read by many blocks while there are few
-// rows. A logit's bits do not depend on how many blocks a row has.
+// The end of attn_out. A row has gridDim.y blocks, of which the first sends the row to the other ranks. Each computes
+// the row's norm for itself, reading only, and its share of the router's logits, kAtOnce experts a pass over the row;
+// the last to arrive writes x and h and routes. So the router (160 KB for 16 experts of D = 5120, 1.4 us of one
+// multiprocessor) is read by many blocks while there are few rows. A logit's bits do not depend on how many blocks a
+// row has.
 constexpr int kAtOnce = 4;
 
 // Sums over the block of kAtOnce values, in thread 0.
@@ -125,21 +179,23 @@ __device__ void block_sums(float (&v)[kAtOnce]) {
       for (int w = 1; w < kThreads / 32; ++w) v[e] += parts[w][e];
 }
 
-template <class A, int n>
+template <class A, int n, class Sum>
 __global__ void __launch_bounds__(kThreads)
-    add_residual_norm_route_kernel(const A* y, A* x, const A* weight, float eps, A* h, int d, const A* router,
-                                   const Routing to, float* logits, uint32_t* counters) {
+    add_residual_norm_route_kernel(const __grid_constant__ Sum added, A* x, const A* weight, float eps, A* h, int d,
+                                   const A* router, const Routing to, float* logits, uint32_t* counters) {
   const int n_mine = to.n_experts / int(gridDim.y), first_mine = int(blockIdx.y) * n_mine;
   if (n == 8 && n_mine > 0 && threadIdx.x == 0)
     bulk_prefetch(router + int64_t(first_mine) * d, uint32_t(n_mine * d) * sizeof(A));
   wait_for_predecessor();
   let_successor_start();
   const int64_t row = blockIdx.x;
-  y += row * d, x += row * d, h += row * d;
+  auto y = added.open();
+  if (blockIdx.y == 0) for_pieces<n>(d, [&](int i) { y.send(row * d + i); });
+  x += row * d, h += row * d;
   auto sum = [&](int i, float(&v)[n]) {  // the new x
     float b[n];
     load(x + i, v);
-    load(y + i, b);
+    y.get(row * d + i, b);
 #pragma unroll
     for (int j = 0; j < n; ++j) v[j] = round_to<A>(v[j] + b[j]);
   };
@@ -178,7 +234,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int e = 0; e < kAtOnce; ++e)
         if (first + e < first_mine + n_mine) logits[first + e] = round_to<A>(sums[e]);
   }
-  if (gridDim.y > 1 && !last_to_arrive(counters + row, int(gridDim.y))) return;
+  if (gridDim.y > 1 && !last_to_arrive(counters + row, int(gridDim.y))) return y.finish(int64_t(gridDim.x) * d);
   for_pieces<n>(d, [&](int i) {
     float v[n];
     sum(i, v);
@@ -186,6 +242,7 @@ __global__ void __launch_bounds__(kThreads)
     norm(i, v);
     store(h + i, v);
   });
+  y.finish(int64_t(gridDim.x) * d);
   if (to.n_experts == 0) return;
   __syncthreads();  // this block's own logits
   if (threadIdx.x < 32) route_row<A>(logits, row, to);
@@ -230,46 +287,58 @@ void layer_norm(const OpContext& ctx, const View& in, const LayerNormWeights& no
   });
 }
 
-void add_residual(const OpContext& ctx, const View& y, const View& x) {
+void add_residual(const OpContext& ctx, const View& y, const View& x, const PeerLinks* peers) {
   if (ctx.measuring()) return;
   L4_CHECK(y.dtype == x.dtype && y.elements() == x.elements());
   with_pieces(x.dtype, x.elements(), {y, x}, [&](auto a, auto n) {
     using A = decltype(a);
-    const int64_t per_block = kThreads * n;
-    launch({.grid = unsigned((x.elements() + per_block - 1) / per_block),
-            .block = kThreads,
-            .stream = ctx.gpu.stream,
-            .programmatic = true},
-           add_residual_kernel<A, n>, data<A>(y), data<A>(x), x.elements());
+    const int64_t per_block = kThreads * n, blocks = (x.elements() + per_block - 1) / per_block;
+    auto start = [&](auto sum) {
+      launch({.grid = unsigned(peers ? std::min<int64_t>(blocks, most_exchange_blocks(ctx.gpu.n_sms)) : blocks),
+              .block = kThreads,
+              .stream = ctx.gpu.stream,
+              .programmatic = true},
+             add_residual_kernel<A, n, decltype(sum)>, sum, data<A>(x), x.elements());
+    };
+    if constexpr (n == 8)
+      if (peers) return start(SumOfPeers{*peers, data<A>(y)});
+    L4_CHECK(!peers);
+    start(WholeSum<A, n>{data<A>(y)});
   });
 }
 
 void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x, const View& norm_weight, float eps,
-                             const View& h, const PackedWeight* router, const Route& route) {
+                             const View& h, const PackedWeight* router, const Route& route, const PeerLinks* peers) {
   const int64_t d = norm_weight.elements(), n_rows = x.rows(), n_experts = router ? router->spec.n : 0;
   L4_CHECK(x.dtype == y.dtype && x.dtype == h.dtype && x.dtype == norm_weight.dtype && x.cols() == d);
-  // Many rows: the router is a matrix product like others.
+  const DType stored = router && router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16;
+  // Many rows, or a router of another type than the activations: a matrix product like others.
   constexpr int64_t kMaxFused = 4096;  // logits; 42 MB of router, from the L2 cache
-  const bool fused = n_rows * n_experts <= kMaxFused;
+  const bool fused = n_rows * n_experts <= kMaxFused && (!router || stored == x.dtype);
   Scratch scratch(ctx.work);
   View logits = scratch.take(fused ? DType::f32 : x.dtype, {n_rows, n_experts}), weight;
-  if (router) {
-    weight = {router->data.data(), router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16, {n_experts, d}};
-    L4_CHECK(router->spec.k == d && weight.dtype == x.dtype, "router ", dtype_name(weight.dtype), " of ",
-             router->spec.k, " columns");
-  }
+  L4_CHECK(!router || router->spec.k == d, "router of ", router->spec.k, " columns");
+  if (router && fused) weight = {router->data.data(), stored, {n_experts, d}};
   if (!ctx.measuring())
     with_pieces(x.dtype, d, {y, x, norm_weight, h, weight}, [&](auto a, auto n) {
       using A = decltype(a);
       const Routing to = router && fused ? routing(route, n_rows, n_experts) : Routing{};
       int64_t blocks = 1;  // a row
-      while (to.n_experts > 0 && n_experts % (2 * blocks) == 0 && 2 * blocks * n_rows <= ctx.gpu.n_sms) blocks *= 2;
-      launch({.grid = {unsigned(n_rows), unsigned(blocks)},
-              .block = kThreads,
-              .stream = ctx.gpu.stream,
-              .programmatic = true},
-             add_residual_norm_route_kernel<A, n>, data<A>(y), data<A>(x), data<A>(norm_weight), eps, data<A>(h),
-             int(d), router ? data<A>(weight) : nullptr, to, static_cast<float*>(logits.data), ctx.gpu.counters);
+      const int64_t most = peers ? most_exchange_blocks(ctx.gpu.n_sms) : ctx.gpu.n_sms;
+      while (to.n_experts > 0 && n_experts % (2 * blocks) == 0 && 2 * blocks * n_rows <= most) blocks *= 2;
+      auto start = [&](auto sum) {
+        launch({.grid = {unsigned(n_rows), unsigned(blocks)},
+                .block = kThreads,
+                .stream = ctx.gpu.stream,
+                .programmatic = true},
+               add_residual_norm_route_kernel<A, n, decltype(sum)>, sum, data<A>(x), data<A>(norm_weight), eps,
+               data<A>(h), int(d), weight ? data<A>(weight) : nullptr, to, static_cast<float*>(logits.data),
+               ctx.gpu.counters);
+      };
+      if constexpr (n == 8)
+        if (peers) return start(SumOfPeers{*peers, data<A>(y)});
+      L4_CHECK(!peers);
+      start(WholeSum<A, n>{data<A>(y)});
     });
   if (router && !fused) {
     linear(ctx, h, *router, logits, x.dtype);

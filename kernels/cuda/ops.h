@@ -15,16 +15,20 @@
 
 namespace l4::cuda {
 
+struct PeerLinks;
+
 // ---- norm.cu --------------------------------------------------------------------------------------------------------
 
 // rows: null, or [out.rows()] row numbers of `in`.
 void rms_norm(const OpContext&, const View& in, const int32_t* rows, const View& weight, float eps, const View& out);
 void layer_norm(const OpContext&, const View& in, const LayerNormWeights& norm, const View& out);
-// x = round(x + y), y [T, D] A.
-void add_residual(const OpContext&, const View& y, const View& x);
+// x = round(x + y), y [T, D] A. With peers (peer_comm.h: links_for) y is this rank's part of the sum, which is made on the
+// way; it is kept as it is.
+void add_residual(const OpContext&, const View& y, const View& x, const PeerLinks* peers = nullptr);
 // The end of attn_out in one kernel: x = round(x + y); h = RMSNorm(x); route by the router [E, D] unless it is null.
 void add_residual_norm_route(const OpContext&, const View& y, const View& x, const View& norm_weight, float eps,
-                             const View& h, const PackedWeight* router, const Route& route);
+                             const View& h, const PackedWeight* router, const Route& route,
+                             const PeerLinks* peers = nullptr);
 
 // ---- rope.cu --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ namespace l4::cuda {
 
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 512;
 constexpr int64_t kPartBytes = int64_t(1) << 20;
 // Beyond, everybody sending everything costs more than NCCL's ring: 1 MB for two GPUs, 512 KB for four, 256 KB for
 // eight.
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = first; i < n; i += stride) peers.push(i, reinterpret_cast<const Word*>(data)[i]);
   for (int64_t i = first; i < n; i += stride) {
     float sum[kPer] = {};
-    for (int r = 0; r < links.size; ++r) add(sum, peers.receive<Word>(r, i), A{});
+    for (int r = 0; r < links.size; ++r) add(sum, peers.part(r, i, reinterpret_cast<const Word*>(data)), A{});
 #pragma unroll
     for (int j = 0; j < kPer; ++j) data[i * kPer + j] = rounded<A>(sum[j]);
   }
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) all_gather_kernel(const __grid_const
   const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = first; i < n; i += stride) peers.push(i, part[i]);
   for (int r = 0; r < links.size; ++r)
-    for (int64_t i = first; i < n; i += stride) out[r * out_stride + i] = peers.receive<Word>(r, i);
+    for (int64_t i = first; i < n; i += stride) out[r * out_stride + i] = peers.part(r, i, part);
   peers.finish(n * int64_t(sizeof(Word)));
 }
 
@@ -132,6 +132,7 @@ class PeerComm : public Comm {
   int rank() const override { return links_.rank; }
   int size() const override { return links_.size; }
   const PeerLinks& links() const { return links_; }
+  const Gpu& gpu() const { return gpu_; }
 
   void all_reduce_sum(const View& data) override {
     if (large_ && !is_small(data)) return large_->all_reduce_sum(data);
@@ -188,7 +189,7 @@ class PeerComm : public Comm {
   }
   template <class... Parameters, class... Arguments>
   void start(void (*kernel)(PeerLinks, Parameters...), int64_t n_words, Arguments... arguments) {
-    const int64_t blocks = std::min<int64_t>((n_words + kThreads - 1) / kThreads, 4 * gpu_.n_sms);
+    const int64_t blocks = std::min<int64_t>((n_words + kThreads - 1) / kThreads, most_exchange_blocks(gpu_.n_sms));
     launch({.grid = unsigned(blocks), .block = kThreads, .stream = gpu_.stream, .programmatic = true}, kernel, links_,
            arguments...);
   }
@@ -223,9 +224,11 @@ std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus,
   return comms;
 }
 
-std::optional<PeerLinks> links_for(Comm& comm, int64_t part_bytes) {
+std::optional<PeerLinks> links_for(Comm& comm, const View& part) {
   const auto* peers = dynamic_cast<const PeerComm*>(&comm);
-  if (!peers || part_bytes > small_bytes(peers->size())) return std::nullopt;
+  const bool small = peers && int64_t(part.bytes()) <= small_bytes(peers->size()) &&
+                     part.rows() <= most_exchange_blocks(peers->gpu().n_sms);
+  if (!small || part.dtype != DType::bf16 || part.cols() % 8 != 0) return std::nullopt;
   return peers->links();
 }
 

@@ -25,7 +25,8 @@ bool are_peers(std::span<Gpu* const> gpus);
 std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus,
                                                    std::vector<std::unique_ptr<Comm>> large);
 
-// For kernels that sum within another operation: the links, if `comm` has them and such a part is a small one.
-std::optional<PeerLinks> links_for(Comm& comm, int64_t part_bytes);
+// For kernels that sum as part of another operation: the links, where `comm` has them and the rank's part is a small
+// one of bfloat16 in pieces of 16 bytes, in no more rows than there may be blocks.
+std::optional<PeerLinks> links_for(Comm& comm, const View& part);
 
 }  // namespace l4::cuda

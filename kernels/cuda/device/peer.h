@@ -1,19 +1,19 @@
 // Exchange of small vectors among GPUs that can write each other's memory, within a kernel: everybody pushes its part
-// into everybody's inbox and reads the others' parts from its own. No flags and no barriers: an inbox is filled with a
-// word that is never sent, -0.0, and a word has arrived when it is another one (NCCL's LL128 and TensorRT-LLM's Lamport
-// kernels work like this). Three inboxes are used in turn: while one is in use, the one before it is emptied. Nobody
-// writes to that one before the exchange after the next, which he can only begin when he has everybody's part of the
-// next one, and that they send after the kernel in which they emptied theirs.
+// into everybody else's inbox and reads the others' parts from its own. No flags and no barriers: an inbox is filled
+// with a word that is never sent, -0.0, and a word has arrived when it is another one (TensorRT-LLM's Lamport kernels
+// work like this). Three inboxes are used in turn: while one is in use, the one before it is emptied. Nobody writes to
+// that one before the exchange after the next, which he can only begin when he has everybody's part of the next one,
+// and that they send after the kernel in which they emptied theirs.
 //
-// In a kernel (all threads of all blocks take part, whatever they push):
+// In a kernel (all threads of all blocks):
 //
 //   PeerExchange peers(links);          // after wait_for_predecessor()
-//   peers.push(i, word);                // uint4 or uint32_t, i counts them
-//   word = peers.receive<uint4>(r, i);  // rank r's; also one's own, for the same sum in the same order everywhere
+//   peers.push(i, word);                // uint4 or uint32_t, i counts them; each word once, by any thread
+//   word = peers.part(r, i, mine);      // rank r's; for one's own rank mine[i]
 //   peers.finish(bytes);                // of one part; once, at the end
 //
-// All blocks need not be on the GPU at once: a block waits only for what its namesakes on the other GPUs pushed before
-// they waited, and every GPU starts its blocks in the same order.
+// A block waits for what blocks of the other GPUs push, and may not keep its own GPU's blocks from pushing: a launch
+// has at most most_exchange_blocks(), so that all of them run at once, and no thread waits before it has pushed.
 #pragma once
 
 #include <cstddef>
@@ -41,6 +41,10 @@ struct PeerLinks {
   int64_t part_bytes = 0;
 };
 
+inline int most_exchange_blocks(int n_sms) {
+  return n_sms >= 8 ? n_sms / 4 : 1;
+}
+
 class PeerExchange {
  public:
   __device__ explicit PeerExchange(const PeerLinks& links)
@@ -51,27 +55,22 @@ class PeerExchange {
   // -0.0 becomes 0.0.
   __device__ void push(int64_t i, uint4 v) {
     v = {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
-    for (int r = 0; r < links_.size; ++r) store_volatile16(part<uint4>(r, inbox_, links_.rank) + i, v);
+    for (int r = 0; r < links_.size; ++r)
+      if (r != links_.rank) store_volatile16(inbox<uint4>(r, inbox_, links_.rank) + i, v);
   }
   __device__ void push(int64_t i, uint32_t v) {
-    for (int r = 0; r < links_.size; ++r) store_relaxed_sys(part<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
+    for (int r = 0; r < links_.size; ++r)
+      if (r != links_.rank) store_relaxed_sys(inbox<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
   }
 
-  template <class Word>
-  __device__ Word receive(int from, int64_t i) const {
-    const Word* at = part<Word>(links_.rank, inbox_, from) + i;
-    for (uint32_t tries = 1;; ++tries) {
-      Word v;
-      bool there;
-      if constexpr (sizeof(Word) == sizeof(uint4)) {
-        v = load_volatile16(at);
-        there = v.x != kNotThere && v.y != kNotThere && v.z != kNotThere && v.w != kNotThere;
-      } else {
-        v = load_relaxed_sys(at);
-        there = v != kNotThere;
-      }
-      if (there || (tries % kTriesPerLook == 0 && given_up())) return v;
-    }
+  // As it was pushed: the same bits on every rank.
+  __device__ uint4 part(int rank, int64_t i, const uint4* mine) const {
+    if (rank != links_.rank) return receive<uint4>(rank, i);
+    const uint4 v = mine[i];
+    return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
+  }
+  __device__ uint32_t part(int rank, int64_t i, const uint32_t* mine) const {
+    return rank != links_.rank ? receive<uint32_t>(rank, i) : sendable(mine[i]);
   }
 
   __device__ void finish(int64_t bytes) {
@@ -88,10 +87,26 @@ class PeerExchange {
   static constexpr uint32_t kTriesPerLook = 1024;  // a look at the host's flag takes a microsecond
 
   __device__ static uint32_t sendable(uint32_t v) { return v == kNotThere ? 0 : v; }
-  // The part of rank `from` in rank `of`'s inbox.
+  // What rank `from` sends to rank `of`.
   template <class Word>
-  __device__ Word* part(int of, uint32_t inbox, int from) const {
-    return reinterpret_cast<Word*>(links_.inboxes[of] + (int64_t(inbox) * links_.size + from) * links_.part_bytes);
+  __device__ Word* inbox(int of, uint32_t number, int from) const {
+    return reinterpret_cast<Word*>(links_.inboxes[of] + (int64_t(number) * links_.size + from) * links_.part_bytes);
+  }
+  template <class Word>
+  __device__ Word receive(int from, int64_t i) const {
+    const Word* at = inbox<Word>(links_.rank, inbox_, from) + i;
+    for (uint32_t tries = 1;; ++tries) {
+      Word v;
+      bool there;
+      if constexpr (sizeof(Word) == sizeof(uint4)) {
+        v = load_volatile16(at);
+        there = v.x != kNotThere && v.y != kNotThere && v.z != kNotThere && v.w != kNotThere;
+      } else {
+        v = load_relaxed_sys(at);
+        there = v != kNotThere;
+      }
+      if (there || (tries % kTriesPerLook == 0 && given_up())) return v;
+    }
   }
   __device__ bool given_up() const {
     __nanosleep(100);
@@ -103,7 +118,7 @@ class PeerExchange {
     const int64_t threads = int64_t(gridDim.x) * gridDim.y * gridDim.z * blockDim.x;
     for (int r = 0; r < links_.size; ++r)
       for (int64_t i = block * blockDim.x + threadIdx.x; i < words; i += threads)
-        part<uint4>(links_.rank, previous_, r)[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
+        inbox<uint4>(links_.rank, previous_, r)[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
   }
 
   const PeerLinks& links_;
