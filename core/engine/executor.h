@@ -28,7 +28,7 @@ struct ExecutorOptions {
   int64_t max_out_rows = 0;                       // of which with logits
   int64_t max_step_tiles = 0;                     // tiles encoded at once
   int64_t encoder_rows = 0;                       // rows of the encoder cache (image features waiting to be used)
-  bool round_robin_experts = false;               // for measuring: see Route
+  bool round_robin_experts = false;               // for measuring: see Backend
   // From the loading threads, now and then; calls do not overlap.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;
 };

@@ -77,7 +77,6 @@ TextModel::Hidden TextModel::attention_block(const Rank& r, int64_t l, const Ste
     out.route.top_k = text_.n_experts_per_token;
     out.route.expert = r.work.take(DType::i32, {n_rows, out.route.top_k});
     out.route.score = r.work.take(DType::f32, {n_rows, out.route.top_k});
-    out.route.round_robin = round_robin_experts_;
   }
   AttnOutArgs o{};
   o.attn = attn.reshape({n_rows, n_heads * head_dim});
@@ -91,6 +90,7 @@ TextModel::Hidden TextModel::attention_block(const Rank& r, int64_t l, const Ste
   o.comm = &r.tp;
   o.work = &r.work;
   r.backend.attn_out(o);
+  if (kind.moe && round_robin_experts_ && !r.work.measuring()) r.backend.experts_in_turn(out.route, text_.n_experts);
   if (kind.moe) r.note(cat("layers.", l, ".experts"), out.route.expert);
   r.note(cat("layers.", l, ".attention"), x);
   return out;

@@ -49,6 +49,12 @@ PackedWeight Backend::pack_random(const LinearSpec& spec, std::span<const Random
                                           : pack_made<BFloat16>(*this, spec, weight, bias, DType::bf16);
 }
 
+void Backend::experts_in_turn(const Route& route, int64_t n_experts) {
+  std::vector<int32_t> experts(size_t(route.expert.elements()));
+  for (size_t i = 0; i < experts.size(); ++i) experts[i] = int32_t(i % size_t(n_experts));
+  upload(route.expert, experts.data());
+}
+
 std::vector<double> Backend::time_runs(const std::function<void()>& issue, int n_runs) {
   std::vector<double> seconds;
   for (int run = 0; run <= n_runs; ++run) {

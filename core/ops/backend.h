@@ -69,6 +69,8 @@ class Backend {
   virtual std::optional<double> step_seconds() { return std::nullopt; }
 
   // ---- for measuring
+  // Choice i of row t becomes expert (t * top_k + i) mod E, whatever the router chose; the scores stay. Here: uploaded.
+  virtual void experts_in_turn(const Route& route, int64_t n_experts);
   // Seconds of each of n runs of what `issue` issues, by the device's own clock where it has one; one run before them is
   // not counted. A backend that can record what is issued replays it.
   virtual std::vector<double> time_runs(const std::function<void()>& issue, int n_runs);

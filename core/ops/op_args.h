@@ -127,8 +127,6 @@ struct Route {
   int64_t top_k = 0;  // 0: a dense layer, no routing
   View expert;        // [T, top_k] i32
   View score;         // [T, top_k] f32
-  // For measuring speed: choice i of row t is expert (t * top_k + i) mod E whatever the logits; the score is its own.
-  bool round_robin = false;
 };
 
 // y = attn W^T (+ b), summed over ranks, rounded to A; x = x + y rounded to A; h = RMSNorm(x); route by the router.

@@ -30,8 +30,6 @@ void route_rows(const OpContext& ctx, const View& logits, const Route& route) {
         for (int64_t i = kept - 1; i > at; --i) expert[i] = expert[i - 1];
         expert[at] = e;
       }
-      if (route.round_robin)
-        for (int64_t i = 0; i < top_k; ++i) expert[i] = int32_t((t * top_k + i) % n_experts);
       for (int64_t i = 0; i < top_k; ++i) score[i] = round_to<A>(1.0f / (1.0f + std::exp(-get(row[expert[i]]))));
     }
   });

@@ -51,6 +51,7 @@ class CudaBackend : public Backend {
   void head(const HeadArgs&) override;
   std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) override;
   std::optional<double> step_seconds() override;
+  void experts_in_turn(const Route& route, int64_t n_experts) override;
   std::vector<double> time_runs(const std::function<void()>& issue, int n_runs) override;
   std::string kernel_of(const QkvArgs&) const override;
   std::string kernel_of(const AttentionArgs&) const override;

@@ -52,6 +52,7 @@ class StageRecorder : public Backend {
   void ffn_up(const FfnUpArgs& args) override;
   void ffn_down(const FfnDownArgs& args) override;
   void head(const HeadArgs& args) override;
+  void experts_in_turn(const Route& route, int64_t n_experts) override { to_.experts_in_turn(route, n_experts); }
   std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) override {
     return to_.sample(logits, rows);
   }
