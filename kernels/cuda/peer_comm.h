@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "dist/comm.h"
-#include "kernels/cuda/device/peer.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/peer_links.h"
 
 namespace l4::cuda {
 

@@ -9,13 +9,12 @@ namespace l4::cuda {
 // Where rows go, as a kernel's parameter.
 struct Routing {
   int n_experts = 0, top_k = 0;
-  bool round_robin = false;
   int32_t* expert = nullptr;  // [T, top_k]
   float* score = nullptr;     // [T, top_k]
 };
 inline Routing routing(const Route& route, int64_t n_rows, int64_t n_experts) {
   L4_CHECK(route.top_k >= 1 && route.top_k <= n_experts && route.expert.elements() == n_rows * route.top_k);
-  return {int(n_experts), int(route.top_k), route.round_robin, route.expert.i32(), route.score.f32()};
+  return {int(n_experts), int(route.top_k), route.expert.i32(), route.score.f32()};
 }
 
 // logits [n_experts]: the row's, A's values, as A or as float. NaN counts as the least, so that the choices are
@@ -44,9 +43,8 @@ __device__ inline void route_row(const Logit* logits, int64_t row, const Routing
     last = best, last_expert = best_expert;
     if (lane == 0) {
       const int64_t slot = row * to.top_k + k;
-      const int e = to.round_robin ? int(slot % to.n_experts) : best_expert;
-      to.expert[slot] = e;
-      to.score[slot] = round_to<A>(1.0f / (1.0f + expf(-get(logits[e]))));
+      to.expert[slot] = best_expert;
+      to.score[slot] = round_to<A>(1.0f / (1.0f + expf(-get(logits[best_expert]))));
     }
   }
 }

@@ -65,7 +65,6 @@ namespace {
 struct EndOfAttention {  // arguments and results of one call
   Values y, x, norm, router;
   int64_t top_k;
-  bool round_robin = false;
 
   struct Result {
     Values x, h, expert, score, logits;
@@ -78,9 +77,9 @@ struct EndOfAttention {  // arguments and results of one call
     return {x, Values(x.view.dtype, {n_rows(), d()}), Values(DType::i32, {n_rows(), top_k}),
             Values(DType::f32, {n_rows(), top_k}), Values(x.view.dtype, {n_rows(), n_experts()})};
   }
-  static Route route(const View& expert, const View& score, int64_t top_k, bool round_robin) {
+  static Route route(const View& expert, const View& score, int64_t top_k) {
     Route r;
-    r.top_k = top_k, r.expert = expert, r.score = score, r.round_robin = round_robin;
+    r.top_k = top_k, r.expert = expert, r.score = score;
     return r;
   }
 
@@ -98,7 +97,7 @@ struct EndOfAttention {  // arguments and results of one call
     const PackedWeight w = cpu::pack_weight(cpu_machine.pool, spec(), {&slice, 1}, {});
     cpu_machine.run([&](const cpu::OpContext& ctx) {
       cpu::linear(ctx, r.h, w, r.logits);
-      cpu::route_rows(ctx, r.logits, route(r.expert, r.score, top_k, round_robin));
+      cpu::route_rows(ctx, r.logits, route(r.expert, r.score, top_k));
     });
     return r;
   }
@@ -113,7 +112,7 @@ struct EndOfAttention {  // arguments and results of one call
                             [](size_t bytes, const char* what) { return cuda::device_buffer(bytes, what); });
     gpu.run([&](const cuda::OpContext& ctx) {
       cuda::add_residual_norm_route(ctx, gy, gx, gnorm, 1e-5f, gh, n_experts() ? &w : nullptr,
-                                    route(gexpert, gscore, top_k, round_robin));
+                                    route(gexpert, gscore, top_k));
     });
     r.x = gpu.download(gx), r.h = gpu.download(gh), r.expert = gpu.download(gexpert), r.score = gpu.download(gscore);
     return r;
@@ -170,13 +169,6 @@ TEST_CASE("cuda norm: bits of a route do not depend on how many blocks share a r
     const auto got = e.on_gpu(gpu);
     CHECK((same_bits(got.x, want.x) && same_bits(got.h, want.h)));
     CHECK((same_bits(got.expert, want.expert) && same_bits(got.score, want.score)));
-  }
-  e.top_k = 2, e.round_robin = true;
-  const auto turns = e.on_gpu(gpu);
-  for (int64_t i = 0; i < 4; ++i) {
-    CHECK(turns.expert.at(i) == double(i));
-    for (int64_t k = 0; k < 16; ++k)  // its own score
-      if (want.expert.at(i / 2 * 16 + k) == double(i)) CHECK(turns.score.at(i) == want.score.at(i / 2 * 16 + k));
   }
 }
 

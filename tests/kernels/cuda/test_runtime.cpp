@@ -176,9 +176,9 @@ TEST_CASE("cuda runtime: weights of many pieces arrive as weights packed at once
       return std::vector{s};
     }
     for (int64_t e = 0; e < kExperts; ++e)
-      for (int64_t half : {0, 1}) {  // gate and up, each its second part
-        s.data = data + e * kK * kN + half * kN / 2 + kN / 4;
-        s.n = kN / 4, s.k = kK, s.n_stride = 1, s.k_stride = kN, s.expert = e, s.n_offset = half * kN / 4;
+      for (int64_t side : {0, 1}) {  // gate and up, each its second part
+        s.data = data + e * kK * kN + side * kN / 2 + kN / 4;
+        s.n = kN / 4, s.k = kK, s.n_stride = 1, s.k_stride = kN, s.expert = e, s.n_offset = side * kN / 4;
         slices.push_back(s);
       }
     return slices;
