@@ -1,7 +1,7 @@
 // Activations (contracts: kernels/cpu/ops.h). Compiled without contraction to fused multiply-adds. One thread a piece
 // of the output; bytes a row of F: 6 F (swiglu), 4 to 6 F (activate).
 #include "kernels/cuda/device/piece.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/one_thread_each.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/ptx/pdl.h"
 #include "kernels/cuda/weight_layout.h"
@@ -9,24 +9,15 @@
 namespace l4::cuda {
 
 namespace {
-constexpr int kThreads = 256;
-
-Launch one_thread_each(const OpContext& ctx, int64_t n_pieces) {
-  L4_CHECK(n_pieces < int64_t(1) << 31, n_pieces, " pieces");
-  return {.grid = unsigned((n_pieces + kThreads - 1) / kThreads),
-          .block = kThreads,
-          .stream = ctx.gpu.stream,
-          .programmatic = true};
-}
 
 // gate_up [M, 2 f] of G. interleaved: kGateBlock gates, then their ups; else all gates of a row, then its ups.
 template <class G, class A, int n>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreadsEach)
     swiglu_kernel(const G* gate_up, bool interleaved, A* out, int f, int64_t n_outputs) {
   static_assert(n == 1 || n == kGateBlock);
   wait_for_predecessor();
   let_successor_start();
-  const unsigned piece = blockIdx.x * kThreads + threadIdx.x;  // 32 bits: divisions are dear
+  const unsigned piece = blockIdx.x * kThreadsEach + threadIdx.x;  // 32 bits: divisions are dear
   const int64_t i = int64_t(piece) * n;
   if (i >= n_outputs) return;
   const unsigned row = piece / unsigned(f / n), j = piece % unsigned(f / n) * n;
@@ -40,10 +31,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class A, int n, bool gelu>
-__global__ void __launch_bounds__(kThreads) activate_kernel(const A* z, const A* residual, A* out, int64_t n_elements) {
+__global__ void __launch_bounds__(kThreadsEach)
+    activate_kernel(const A* z, const A* residual, A* out, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n;
+  const int64_t i = (int64_t(blockIdx.x) * kThreadsEach + threadIdx.x) * n;
   if (i >= n_elements) return;
   float v[n];
   load(z + i, v);

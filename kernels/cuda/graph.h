@@ -26,7 +26,6 @@ class StepGraphs {
 
   // Backend::run_step for a decode step. An exception of `issue` goes through, nothing is kept then.
   View run(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue);
-  size_t n_recorded() const { return recordings_.size(); }
 
  private:
   struct Key {

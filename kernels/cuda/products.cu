@@ -1,12 +1,11 @@
-// cuBLASLt counts columns first: y [m, n] = x [m, k] W [n, k]^T is its D [n, m] = W^T x, both operands along k. FP8 is
-// per-tensor scaled by 1: the rate does not depend on scales.
+// FP8 is per-tensor scaled by 1: the rate does not depend on scales.
 #include "kernels/cuda/products.h"
 
 #include <algorithm>
 
+#include "kernels/cuda/cublas_descriptors.h"
 #include "kernels/cuda/device/math.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/libraries.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/random_weights.h"
 #include "kernels/cuda/timing.h"
@@ -40,60 +39,41 @@ Buffer operand(Gpu& gpu, int64_t rows, int64_t k, bool fp8, uint64_t key) {
 struct CublasProduct::Impl {
   Gpu& gpu;
   Buffer w, x, y, workspace, scale;
-  cublasLtMatmulDesc_t product = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
-  cublasLtMatmulPreference_t preference = nullptr;
+  ProductDescriptor product;
+  MatrixLayout a, b, d;
   cublasLtMatmulAlgo_t algorithm{};
 
-  explicit Impl(Gpu& g) : gpu(g) {}
-  ~Impl() {
-    const CublasLt& lt = cublas_lt();
-    cudaStreamSynchronize(gpu.stream);
-    for (cublasLtMatrixLayout_t layout : {a, b, d})
-      if (layout) lt.cublasLtMatrixLayoutDestroy(layout);
-    if (preference) lt.cublasLtMatmulPreferenceDestroy(preference);
-    if (product) lt.cublasLtMatmulDescDestroy(product);
-  }
+  Impl(Gpu& g, const ProductShape& shape, cudaDataType_t in)
+      : gpu(g), a(in, shape.k, shape.n), b(in, shape.k, shape.m), d(CUDA_R_16BF, shape.n, shape.m) {}
+  ~Impl() { cudaStreamSynchronize(gpu.stream); }
   cublasStatus_t run(const cublasLtMatmulAlgo_t& algo) {
     const float one = 1, zero = 0;
-    return cublas_lt().cublasLtMatmul(gpu.cublas_lt, product, &one, w.data(), a, x.data(), b, &zero, y.data(), d,
-                                      y.data(), d, &algo, workspace.data(), kWorkspaceBytes, gpu.stream);
-  }
-  template <class T>
-  void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    L4_CUDA(cublas_lt().cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
+    return cublas_lt().cublasLtMatmul(gpu.cublas_lt, product.handle, &one, w.data(), a.handle, x.data(), b.handle,
+                                      &zero, y.data(), d.handle, y.data(), d.handle, &algo, workspace.data(),
+                                      kWorkspaceBytes, gpu.stream);
   }
 };
 
-CublasProduct::CublasProduct(Gpu& gpu, const ProductShape& shape) : impl_(std::make_unique<Impl>(gpu)) {
-  const CublasLt& lt = cublas_lt();
+CublasProduct::CublasProduct(Gpu& gpu, const ProductShape& shape)
+    : impl_(std::make_unique<Impl>(gpu, shape, shape.fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF)) {
   Impl& im = *impl_;
   im.w = operand(gpu, shape.n, shape.k, shape.fp8, 1);
   im.x = operand(gpu, shape.m, shape.k, shape.fp8, 2);
   im.y = device_buffer(size_t(shape.m * shape.n) * 2, "a product");
   im.workspace = device_buffer(kWorkspaceBytes, "cuBLASLt's workspace");
-  L4_CUDA(lt.cublasLtMatmulDescCreate(&im.product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-  im.set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-  im.set(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
   if (shape.fp8) {
     im.scale = device_buffer(sizeof(float), "a scale");
     fill_random_view(gpu.stream, {im.scale.data(), DType::f32, {1}}, {0, 1, 0}, 0);
     const void* one = im.scale.data();
-    im.set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, one);
-    im.set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, one);
+    im.product.set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, one);
+    im.product.set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, one);
   }
-  const cudaDataType_t in = shape.fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
-  L4_CUDA(lt.cublasLtMatrixLayoutCreate(&im.a, in, uint64_t(shape.k), uint64_t(shape.n), shape.k));
-  L4_CUDA(lt.cublasLtMatrixLayoutCreate(&im.b, in, uint64_t(shape.k), uint64_t(shape.m), shape.k));
-  L4_CUDA(lt.cublasLtMatrixLayoutCreate(&im.d, CUDA_R_16BF, uint64_t(shape.n), uint64_t(shape.m), shape.n));
-  L4_CUDA(lt.cublasLtMatmulPreferenceCreate(&im.preference));
-  const uint64_t workspace = kWorkspaceBytes;
-  L4_CUDA(lt.cublasLtMatmulPreferenceSetAttribute(im.preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                                  sizeof workspace));
+  const ProductPreference preference(kWorkspaceBytes);
   cublasLtMatmulHeuristicResult_t choices[kMostChoices] = {};
   int n_choices = 0;
-  const cublasStatus_t status = lt.cublasLtMatmulAlgoGetHeuristic(gpu.cublas_lt, im.product, im.a, im.b, im.d, im.d,
-                                                                  im.preference, kMostChoices, choices, &n_choices);
+  const cublasStatus_t status = cublas_lt().cublasLtMatmulAlgoGetHeuristic(
+      gpu.cublas_lt, im.product.handle, im.a.handle, im.b.handle, im.d.handle, im.d.handle, preference.handle,
+      kMostChoices, choices, &n_choices);
   if (status != CUBLAS_STATUS_SUCCESS || n_choices == 0)
     fail(ErrorKind::device, "cuBLASLt (status ", int(status), ") has no ", shape.fp8 ? "FP8" : "BF16", " product of ",
          shape.m, " x ", shape.n, " x ", shape.k);
@@ -106,7 +86,8 @@ CublasProduct::CublasProduct(Gpu& gpu, const ProductShape& shape) : impl_(std::m
     const double seconds = *std::min_element(runs.begin(), runs.end());
     if (ran && seconds < best) best = seconds, im.algorithm = choices[i].algo;
   }
-  if (best == 1e30) fail(ErrorKind::device, "cuBLASLt: none of its products of ", shape.m, " x ", shape.n, " x ", shape.k, " runs");
+  if (best == 1e30)
+    fail(ErrorKind::device, "cuBLASLt: none of its products of ", shape.m, " x ", shape.n, " x ", shape.k, " runs");
 }
 
 CublasProduct::~CublasProduct() = default;

@@ -1,27 +1,18 @@
 // The parts of the vision tower that are neither linears, norms nor attention (contracts: kernels/cpu/ops.h). One
 // thread a piece of the output. Compiled without contraction to fused multiply-adds.
 #include "kernels/cuda/device/piece.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/one_thread_each.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/ptx/pdl.h"
 
 namespace l4::cuda {
 
 namespace {
-constexpr int kThreads = 256;
-
-Launch one_thread_each(const OpContext& ctx, int64_t n_pieces) {
-  L4_CHECK(n_pieces < int64_t(1) << 31, n_pieces, " pieces");
-  return {.grid = unsigned((n_pieces + kThreads - 1) / kThreads),
-          .block = kThreads,
-          .stream = ctx.gpu.stream,
-          .programmatic = true};
-}
 __device__ inline unsigned thread_number() {  // 32 bits: divisions are dear
-  return blockIdx.x * kThreads + threadIdx.x;
+  return blockIdx.x * kThreadsEach + threadIdx.x;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreadsEach)
     cut_patches_kernel(const bf16* pixels, int channels, int side, int p, bf16* patches, int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
@@ -35,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class A, int n>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreadsEach)
     add_positions_kernel(const A* patches, const A* class_embedding, const A* positions, A* x, int s, int d,
                          int64_t n_elements) {
   wait_for_predecessor();
@@ -54,8 +45,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // Pieces of n >= 2 elements, so that a thread has whole pairs; hd is a multiple of n.
 template <class A, int n>
-__global__ void __launch_bounds__(kThreads) split_vision_qkv_kernel(const A* qkv, const float* rope, A* q, A* k, A* v,
-                                                                    int s, int hd, int d, int64_t n_elements) {
+__global__ void __launch_bounds__(kThreadsEach)
+    split_vision_qkv_kernel(const A* qkv, const float* rope, A* q, A* k, A* v, int s, int hd, int d,
+                            int64_t n_elements) {
   wait_for_predecessor();
   let_successor_start();
   const unsigned piece = thread_number(), third = piece / unsigned(d / n), row = third / 3;
@@ -79,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) split_vision_qkv_kernel(const A* qkv
 
 // Token (s r + dy, s c + dx) to place (dy, dx) of row (r, c); U: what a thread copies, n of them a token.
 template <class U>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreadsEach)
     pixel_shuffle_kernel(const U* in, U* out, int grid, int shuffle, int n, int64_t n_units) {
   wait_for_predecessor();
   let_successor_start();

@@ -30,12 +30,12 @@
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
+#include "kernels/cuda/device/last_block.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/exp2.h"
 #include "kernels/cuda/ptx/ldmatrix.h"
-#include "kernels/cuda/ptx/load.h"
 #include "kernels/cuda/ptx/mma.h"
 #include "kernels/cuda/ptx/movmatrix.h"
 #include "kernels/cuda/ptx/pdl.h"
@@ -255,7 +255,7 @@ __device__ inline void attend(State& state, const Query& query, const std::byte*
   for (int i = 0; i < 4; ++i) s[i] = exp2_approx(s[i] - state.top[i % 2]);
   state.sum[0] += s[0] + s[2];
   state.sum[1] += s[1] + s[3];
-  const uint32_t weights[2] = {transpose_8x8(pack_bf16(s[0], s[1])), transpose_8x8(pack_bf16(s[2], s[3]))};
+  const uint32_t weights[2] = {transpose_8x8(narrow(s[0], s[1])), transpose_8x8(narrow(s[2], s[3]))};
 #pragma unroll
   for (int i = 0; i < kHd / 16; ++i) {
     uint32_t a[4];
@@ -269,7 +269,6 @@ struct Meeting {
   static constexpr int kStride = kHd + 4;  // four heads beside each other in different banks
   alignas(16) float values[kWarps][kHeads][kStride];
   float top[kWarps][kHeads], sum[kWarps][kHeads];
-  bool last;
 };
 template <class Cache>
 constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
@@ -394,14 +393,7 @@ __device__ void finish(const DecodeArgs& args, const Line& line, const Pair& pai
     if (i % kHd == 0) part.top[i / kHd] = top, part.sum[i / kHd] = sum;
   }
   const int64_t first_block = line.part_of(pair.begin), last_block = line.part_of(pair.begin + pair.n_units - 1);
-  __syncthreads();
-  if (threadIdx.x == 0) {  // releases what the block has written, acquires what the others have
-    const uint32_t before = fetch_add_gpu(&args.counters[first_block], 1);
-    meeting.last = before == uint32_t(last_block - first_block);
-    if (meeting.last) args.counters[first_block] = 0;
-  }
-  __syncthreads();
-  if (!meeting.last) return;
+  if (!last_to_arrive(&args.counters[first_block], int(last_block - first_block) + 1)) return;
   const bool first_is_whole = line.begin(first_block) == pair.begin;  // it is its block's first pair, too
   const Part* parts = args.parts + 2 * first_block;
   combine(

@@ -243,7 +243,7 @@ __device__ inline void pack_weights(uint32_t (&p)[8][4], const float (&s)[64]) {
 #pragma unroll
   for (int i = 0; i < 8; ++i)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) p[i][j] = pack_bf16(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
+    for (int j = 0; j < 4; ++j) p[i][j] = narrow(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
 }
 
 // The scores of keys from `limit` (of this thread's first row; one more in each row after it) on count for nothing.

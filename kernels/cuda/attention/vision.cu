@@ -100,8 +100,8 @@ struct Rows {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
       if (16 * j >= n) continue;
-      const uint32_t p[4] = {pack_bf16(s[2 * j][0], s[2 * j][1]), pack_bf16(s[2 * j][2], s[2 * j][3]),
-                             pack_bf16(s[2 * j + 1][0], s[2 * j + 1][1]), pack_bf16(s[2 * j + 1][2], s[2 * j + 1][3])};
+      const uint32_t p[4] = {narrow(s[2 * j][0], s[2 * j][1]), narrow(s[2 * j][2], s[2 * j][3]),
+                             narrow(s[2 * j + 1][0], s[2 * j + 1][1]), narrow(s[2 * j + 1][2], s[2 * j + 1][3])};
 #pragma unroll
       for (int i = 0; i + 1 < kChunks; i += 2) {
         uint32_t r[4];
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tile(const __grid_constant
 #pragma unroll
     for (int i = 0; i < kChunks; ++i)
       *reinterpret_cast<uint32_t*>(to + 8 * i) =
-          pack_bf16(state.out[i][2 * r] * factor, state.out[i][2 * r + 1] * factor);
+          narrow(state.out[i][2 * r] * factor, state.out[i][2 * r + 1] * factor);
   }
 }
 

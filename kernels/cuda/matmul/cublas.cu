@@ -1,87 +1,44 @@
-// cuBLASLt counts columns first, so that our y [M, n] = x [M, k] W [n, k]^T is its D [n, M] = op(A) B with A = W
-// transposed and B = x: the layout with both operands along k, which is its fastest.
-//
-// Kernels of ours around it, where the library has no form for what we ask: the bias as bfloat16 (it adds a bias only
-// in the type of its output; exact for checkpoints in bfloat16), and float32 results rounded to bfloat16 (logits).
+// Kernels of ours around cuBLASLt's product, where the library has no form for what we ask: the bias as bfloat16 (it
+// adds a bias only in the type of its output; exact for checkpoints in bfloat16), and float32 results rounded to
+// bfloat16 (logits).
 #include <map>
 #include <mutex>
 #include <tuple>
 
+#include "kernels/cuda/cublas_descriptors.h"
 #include "kernels/cuda/device/math.h"
-#include "kernels/cuda/launch.h"
-#include "kernels/cuda/libraries.h"
 #include "kernels/cuda/matmul/cublas.h"
+#include "kernels/cuda/one_thread_each.h"
 #include "kernels/cuda/ptx/pdl.h"
 
 namespace l4::cuda {
 
 namespace {
 constexpr size_t kWorkspaceBytes = 32 << 20;  // what the library's documentation asks for on Hopper
-constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads) narrow_kernel(const float* from, bf16* to, int64_t n) {
+__global__ void __launch_bounds__(kThreadsEach) narrow_kernel(const float* from, bf16* to, int64_t n) {
   wait_for_predecessor();
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t i = int64_t(blockIdx.x) * kThreadsEach + threadIdx.x;
   if (i < n) to[i] = rounded<bf16>(from[i]);
 }
-__global__ void __launch_bounds__(kThreads) round_kernel(float* v, int64_t n) {
+__global__ void __launch_bounds__(kThreadsEach) round_kernel(float* v, int64_t n) {
   wait_for_predecessor();
   let_successor_start();
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t i = int64_t(blockIdx.x) * kThreadsEach + threadIdx.x;
   if (i < n) v[i] = round_to<bf16>(v[i]);
 }
-Launch one_each(const OpContext& ctx, int64_t n) {
-  return {.grid = unsigned((n + kThreads - 1) / kThreads),
-          .block = kThreads,
-          .stream = ctx.gpu.stream,
-          .programmatic = true};
-}
-
-// Descriptors live as long as a call; the library's objects are plain memory behind a pointer.
-struct Layout {
-  cublasLtMatrixLayout_t handle = nullptr;
-  Layout(cudaDataType_t type, int64_t rows, int64_t columns) {
-    L4_CUDA(cublas_lt().cublasLtMatrixLayoutCreate(&handle, type, uint64_t(rows), uint64_t(columns), rows));
-  }
-  ~Layout() { cublas_lt().cublasLtMatrixLayoutDestroy(handle); }
-  Layout(const Layout&) = delete;
-  Layout& operator=(const Layout&) = delete;
-};
-struct Product {
-  cublasLtMatmulDesc_t handle = nullptr;
-  Product() { L4_CUDA(cublas_lt().cublasLtMatmulDescCreate(&handle, CUBLAS_COMPUTE_32F, CUDA_R_32F)); }
-  ~Product() { cublas_lt().cublasLtMatmulDescDestroy(handle); }
-  Product(const Product&) = delete;
-  Product& operator=(const Product&) = delete;
-  template <class T>
-  void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    L4_CUDA(cublas_lt().cublasLtMatmulDescSetAttribute(handle, attribute, &value, sizeof value));
-  }
-};
-struct Preference {
-  cublasLtMatmulPreference_t handle = nullptr;
-  Preference() { L4_CUDA(cublas_lt().cublasLtMatmulPreferenceCreate(&handle)); }
-  ~Preference() { cublas_lt().cublasLtMatmulPreferenceDestroy(handle); }
-  Preference(const Preference&) = delete;
-  Preference& operator=(const Preference&) = delete;
-  template <class T>
-  void set(cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
-    L4_CUDA(cublas_lt().cublasLtMatmulPreferenceSetAttribute(handle, attribute, &value, sizeof value));
-  }
-};
 
 // The library's first choice for a shape. Asked for once: it takes the host some 50 us. By device, since a choice
 // belongs to one kind of GPU.
-cublasLtMatmulAlgo_t algorithm(Gpu& gpu, const Product& product, const Layout& a, const Layout& b, const Layout& d,
-                               const LinearSpec& spec, int64_t m, bool f32, bool bias) {
+cublasLtMatmulAlgo_t algorithm(Gpu& gpu, const ProductDescriptor& product, const MatrixLayout& a, const MatrixLayout& b,
+                               const MatrixLayout& d, const LinearSpec& spec, int64_t m, bool f32, bool bias) {
   using Key = std::tuple<int, int64_t, int64_t, int64_t, bool, bool>;
   static std::mutex mutex;
   static std::map<Key, cublasLtMatmulAlgo_t> known;
   const Key key{gpu.index, m, spec.n, spec.k, f32, bias};
   const std::lock_guard lock(mutex);
   if (const auto it = known.find(key); it != known.end()) return it->second;
-  Preference preference;
-  preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(kWorkspaceBytes));
+  ProductPreference preference(kWorkspaceBytes);
   constexpr uint32_t kAlignment = 16;  // views begin at rows
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kAlignment);
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kAlignment);
@@ -108,19 +65,18 @@ void cublas_linear(const OpContext& ctx, const View& x, const PackedWeight& w, c
   bf16* narrow_bias = spec.bias && !f32 ? scratch.take_array<bf16>(spec.n) : nullptr;
   if (ctx.measuring()) return;
   if (narrow_bias) {
-    launch(one_each(ctx, spec.n), narrow_kernel, static_cast<const float*>(bias), narrow_bias, spec.n);
+    launch(one_thread_each(ctx, spec.n), narrow_kernel, static_cast<const float*>(bias), narrow_bias, spec.n);
     bias = narrow_bias;
   }
 
-  Product product;
-  product.set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-  product.set(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+  ProductDescriptor product;
   if (bias) {
     product.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     product.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     product.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, f32 ? CUDA_R_32F : CUDA_R_16BF);
   }
-  const Layout a(CUDA_R_16BF, spec.k, spec.n), b(CUDA_R_16BF, spec.k, m), d(f32 ? CUDA_R_32F : CUDA_R_16BF, spec.n, m);
+  const MatrixLayout a(CUDA_R_16BF, spec.k, spec.n), b(CUDA_R_16BF, spec.k, m),
+      d(f32 ? CUDA_R_32F : CUDA_R_16BF, spec.n, m);
   const cublasLtMatmulAlgo_t algo = algorithm(ctx.gpu, product, a, b, d, spec, m, f32, bias != nullptr);
   const float one = 1, zero = 0;
   const cublasStatus_t status = cublas_lt().cublasLtMatmul(ctx.gpu.cublas_lt, product.handle, &one, w.data.data(),
@@ -129,7 +85,8 @@ void cublas_linear(const OpContext& ctx, const View& x, const PackedWeight& w, c
   if (status != CUBLAS_STATUS_SUCCESS)
     fail(ErrorKind::device, spec.name, ": cuBLASLt: status ", int(status), " for ", m, " rows and a weight of [",
          spec.n, ", ", spec.k, "]");
-  if (f32 && round_to == DType::bf16) launch(one_each(ctx, m * spec.n), round_kernel, data<float>(y), m * spec.n);
+  if (f32 && round_to == DType::bf16)
+    launch(one_thread_each(ctx, m * spec.n), round_kernel, data<float>(y), m * spec.n);
 }
 
 }  // namespace l4::cuda
