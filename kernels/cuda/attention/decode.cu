@@ -30,12 +30,12 @@
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
-#include "kernels/cuda/device/last_block.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/exp2.h"
 #include "kernels/cuda/ptx/ldmatrix.h"
+#include "kernels/cuda/ptx/load.h"
 #include "kernels/cuda/ptx/mma.h"
 #include "kernels/cuda/ptx/movmatrix.h"
 #include "kernels/cuda/ptx/pdl.h"
@@ -269,6 +269,7 @@ struct Meeting {
   static constexpr int kStride = kHd + 4;  // four heads beside each other in different banks
   alignas(16) float values[kWarps][kHeads][kStride];
   float top[kWarps][kHeads], sum[kWarps][kHeads];
+  bool last;
 };
 template <class Cache>
 constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
@@ -393,7 +394,16 @@ __device__ void finish(const DecodeArgs& args, const Line& line, const Pair& pai
     if (i % kHd == 0) part.top[i / kHd] = top, part.sum[i / kHd] = sum;
   }
   const int64_t first_block = line.part_of(pair.begin), last_block = line.part_of(pair.begin + pair.n_units - 1);
-  if (!last_to_arrive(&args.counters[first_block], int(last_block - first_block) + 1)) return;
+  // Not last_to_arrive(): its static shared memory, padded to 1 KB, would keep our blocks off an SM that still runs
+  // the predecessor's.
+  __syncthreads();
+  if (threadIdx.x == 0) {  // releases what the block has written, acquires what the others have
+    const uint32_t before = fetch_add_gpu(&args.counters[first_block], 1);
+    meeting.last = before == uint32_t(last_block - first_block);
+    if (meeting.last) args.counters[first_block] = 0;
+  }
+  __syncthreads();
+  if (!meeting.last) return;
   const bool first_is_whole = line.begin(first_block) == pair.begin;  // it is its block's first pair, too
   const Part* parts = args.parts + 2 * first_block;
   combine(
