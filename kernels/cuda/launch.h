@@ -27,13 +27,18 @@ void launch(const Launch& l, void (*kernel)(Parameters...), Arguments&&... argum
   constexpr size_t kStaticLimit = 48 << 10;
   if (l.shared_bytes > kStaticLimit)
     L4_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared_bytes)));
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   cudaLaunchConfig_t config = {};
   config.gridDim = l.grid;
   config.blockDim = l.block;
   config.dynamicSmemBytes = l.shared_bytes;
   config.stream = l.stream;
   config.attrs = attributes;
+  // All of an SM's memory as shared memory, whether a kernel uses any or not: an SM changes its split only when it is
+  // idle, so a small kernel that leaves it to L1 would keep the blocks of its successor out until it has ended, and
+  // those would go two to another SM.
+  attributes[config.numAttrs].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[config.numAttrs++].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
   if (l.programmatic) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;

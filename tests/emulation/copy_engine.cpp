@@ -73,10 +73,9 @@ void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordina
   b.check_shared(shared, size_t(n_rows) * row_bytes, alignment, "tensor copy", where);
   std::array<int64_t, 5> at{};
   for (uint32_t i = 0; i < rank; ++i) at[i] = coordinates[i];
-  const bool load = barrier != nullptr;
   Step step = [=, &b] {
     for (uint32_t row = 0; row < n_rows; ++row) {
-      unsigned char* line = t.data;
+      const unsigned char* line = t.data;
       bool inside = true;
       for (uint32_t i = 1, rest = row; i < rank; ++i) {
         const int64_t index = at[i] + rest % t.box[i];
@@ -91,21 +90,14 @@ void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordina
         const auto place = reinterpret_cast<uintptr_t>(shared) + row * row_bytes + byte;
         const auto low = uint32_t(place & 1023);
         auto in_shared = reinterpret_cast<unsigned char*>(place - low + cuda::swizzled(cuda::Swizzle(t.swizzle), low));
-        unsigned char* in_tensor = line + at[0] * int64_t(t.element_bytes) + byte;
-        if (load)
-          *in_shared = there ? *in_tensor : 0;
-        else if (there)
-          *in_tensor = *in_shared;
+        const unsigned char* in_tensor = line + at[0] * int64_t(t.element_bytes) + byte;
+        *in_shared = there ? *in_tensor : 0;
       }
     }
-    if (load) b.mbarrier_arrive(barrier, 0, 0, int64_t(n_rows) * row_bytes, where);
+    b.mbarrier_arrive(barrier, 0, 0, int64_t(n_rows) * row_bytes, where);
   };
-  if (load) {
-    if (!b.in_shared(barrier, 8)) b.fail(where, "the mbarrier of a tensor copy is not in shared memory");
-    b.issue_load(std::move(step));
-  } else {
-    thread().bulk_stores.issue(b.late, std::move(step));
-  }
+  if (!b.in_shared(barrier, 8)) b.fail(where, "the mbarrier of a tensor copy is not in shared memory");
+  b.issue_load(std::move(step));
 }
 
 void issue_bulk_load(void* shared, const void* global, uint32_t n_bytes, const void* barrier, Where where) {

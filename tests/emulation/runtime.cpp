@@ -223,6 +223,8 @@ cudaError_t issue_kernel(const cudaLaunchConfig_t& config, const void* kernel, S
       shape.programmatic = a.val.programmaticStreamSerializationAllowed != 0;
     else if (a.id == cudaLaunchAttributeCooperative)
       shape.cooperative = a.val.cooperative != 0;
+    else if (a.id == cudaLaunchAttributePreferredSharedMemoryCarveout)
+      continue;  // has no meaning here
     else
       return say(cudaErrorNotSupported);
   }

@@ -1,6 +1,7 @@
 #include "tools/bench/bench.h"
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 
 #include "l4/load_plan.h"
@@ -306,6 +307,8 @@ void Bench::report(const Record& record) {
 }
 
 void Bench::finish() {
+  // The driver overwrites what a model has freed in the background: reads are 16 % slower for a while (seen after 72 GiB).
+  if (on_gpu()) std::this_thread::sleep_for(std::chrono::seconds(1));
   const Ceilings after = measure();
   const auto line = [](const char* what, double before, double later, double unit, const char* name) {
     return cat(what, " ", fixed(before / unit, 2), " ", name, " before, ", fixed(later / unit, 2), " after (",

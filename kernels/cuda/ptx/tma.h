@@ -66,8 +66,6 @@ __device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
 #define L4_TENSOR_LOAD_HINT(dim, coordinates) \
   "cp.async.bulk.tensor." dim                 \
   ".shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {" coordinates "}], [%2], %3;"
-#define L4_TENSOR_STORE(dim, coordinates) \
-  "cp.async.bulk.tensor." dim ".global.shared::cta.tile.bulk_group [%0, {" coordinates "}], [%1];"
 
 __device__ inline void tensor_load(void* shared, const CUtensorMap* map, Mbarrier* barrier, int c0, int c1) {
   asm volatile(L4_TENSOR_LOAD("2d", "%3, %4")::"r"(shared_address(shared)), "l"(map), "r"(shared_address(barrier)),
@@ -105,21 +103,8 @@ __device__ inline void tensor_load_hint(void* shared, const CUtensorMap* map, Mb
                : "memory");
 }
 
-__device__ inline void tensor_store(const CUtensorMap* map, const void* shared, int c0, int c1) {
-  asm volatile(L4_TENSOR_STORE("2d", "%2, %3")::"l"(map), "r"(shared_address(shared)), "r"(c0), "r"(c1) : "memory");
-}
-__device__ inline void tensor_store(const CUtensorMap* map, const void* shared, int c0, int c1, int c2) {
-  asm volatile(L4_TENSOR_STORE("3d", "%2, %3, %4")::"l"(map), "r"(shared_address(shared)), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
-}
-__device__ inline void tensor_store(const CUtensorMap* map, const void* shared, int c0, int c1, int c2, int c3) {
-  asm volatile(L4_TENSOR_STORE("4d", "%2, %3, %4, %5")::"l"(map), "r"(shared_address(shared)), "r"(c0), "r"(c1),
-               "r"(c2), "r"(c3)
-               : "memory");
-}
 #undef L4_TENSOR_LOAD
 #undef L4_TENSOR_LOAD_HINT
-#undef L4_TENSOR_STORE
 
 // ---- bulk groups, of stores
 

@@ -119,23 +119,6 @@ __global__ void load_box_kernel(const __grid_constant__ CUtensorMap map, int ran
     to[i] = tile[swizzled(swizzle, uint32_t(i))];
 }
 
-__global__ void store_box_kernel(const __grid_constant__ CUtensorMap map, int rank, Coordinates at, Swizzle swizzle,
-                                 int n_rows, int row_bytes, const unsigned char* from) {
-  unsigned char* tile = dynamic_shared<>();
-  for (int i = int(threadIdx.x); i < n_rows * row_bytes; i += int(blockDim.x))
-    tile[swizzled(swizzle, uint32_t(i))] = from[i];
-  fence_proxy_async();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const int* c = at.c;
-    if (rank == 2) tensor_store(&map, tile, c[0], c[1]);
-    if (rank == 3) tensor_store(&map, tile, c[0], c[1], c[2]);
-    if (rank == 4) tensor_store(&map, tile, c[0], c[1], c[2], c[3]);
-    bulk_commit();
-    bulk_wait<0>();
-  }
-}
-
 // ---- fragments
 
 __global__ void load_fragments_kernel(int n, bool transposed, const uint16_t* matrices, uint32_t* fragments) {
@@ -348,12 +331,6 @@ void load_box(cudaStream_t stream, const CUtensorMap& map, int rank, Coordinates
   launch({.block = 64, .shared_bytes = size_t(n_rows * row_bytes), .stream = stream}, load_box_kernel, map, rank, at,
          swizzle, n_rows, row_bytes, static_cast<unsigned char*>(to));
 }
-void store_box(cudaStream_t stream, const CUtensorMap& map, int rank, Coordinates at, Swizzle swizzle, int n_rows,
-               int row_bytes, const void* from) {
-  launch({.block = 64, .shared_bytes = size_t(n_rows * row_bytes), .stream = stream}, store_box_kernel, map, rank, at,
-         swizzle, n_rows, row_bytes, static_cast<const unsigned char*>(from));
-}
-
 void load_fragments(cudaStream_t stream, int n_matrices, bool transposed, const uint16_t* matrices,
                     uint32_t* fragments) {
   launch({.block = 32, .stream = stream}, load_fragments_kernel, n_matrices, transposed, matrices, fragments);

@@ -21,8 +21,6 @@ struct Coordinates {
 };
 void load_box(cudaStream_t, const CUtensorMap& map, int rank, Coordinates at, cuda::Swizzle, int n_rows, int row_bytes,
               void* to);
-void store_box(cudaStream_t, const CUtensorMap& map, int rank, Coordinates at, cuda::Swizzle, int n_rows, int row_bytes,
-               const void* from);
 // n_matrices (1, 2, 4) of 8x8 16-bit values: fragments[i][lane]; and back (2, 4): `matrices` from fragments.
 void load_fragments(cudaStream_t, int n_matrices, bool transposed, const uint16_t* matrices, uint32_t* fragments);
 void store_fragments(cudaStream_t, int n_matrices, const uint32_t* fragments, uint16_t* matrices);

@@ -50,7 +50,11 @@ TEST_CASE("cuda elementwise: activations with and without a residual as the CPU'
           });
           Doubles size = doubles(want);
           for (int64_t i = 0; i < n; ++i) size[size_t(i)] = std::abs(z.at(i)) + (with ? std::abs(residual.at(i)) : 0);
-          CHECK(difference(gpu.download(got), doubles(want), size, kActivation) == "");
+          // Below -2.5 GELU is x * (1 + erf): what is left of 1 - 0.9999. A last place of erf, in which the libraries
+          // differ, is a last place of bfloat16 there in one value of five.
+          const bool tail = activation == Activation::gelu && !with;
+          CHECK(difference(gpu.download(got), doubles(want), size,
+                           {kActivation.f32, kActivation.bf16, tail ? 0.05 : kActivation.bf16_differ}) == "");
           if (!with) continue;  // the result may take the residual's place
           gpu.run([&](const cuda::OpContext& ctx) {
             cuda::activate(ctx, gz, activation, gresidual, gresidual);

@@ -74,7 +74,7 @@ TEST_CASE("cuda ptx: a ring of bulk copies, mbarriers, registers that move, bulk
   }
 }
 
-TEST_CASE("cuda ptx: boxes of tensors, swizzled, at edges, in and out") {
+TEST_CASE("cuda ptx: boxes of tensors, swizzled, at edges") {
   Device gpu;
   Numbers numbers(3);
   struct Case {
@@ -131,14 +131,6 @@ TEST_CASE("cuda ptx: boxes of tensors, swizzled, at edges, in and out") {
     int n_wrong = 0;
     for (size_t e = 0; e < size_t(n); ++e) n_wrong += got[e] != (source[e] < 0 ? 0 : tensor[size_t(source[e])]);
     CHECK(n_wrong == 0);
-
-    if (rank > 4) continue;
-    const auto box = random_bf16(numbers, size_t(n));
-    store_box(gpu.stream, map, rank, at, c.swizzle, n_rows, row_bytes, gpu.upload(box));
-    auto want = tensor;
-    for (size_t e = 0; e < size_t(n); ++e)
-      if (source[e] >= 0) want[size_t(source[e])] = box[e];
-    CHECK(gpu.fetch(data, tensor.size()) == want);
   }
 }
 

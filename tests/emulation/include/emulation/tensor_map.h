@@ -26,7 +26,7 @@ CUresult encode_tensor_map(CUtensorMap* map, CUtensorMapDataType type, cuuint32_
                            const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
                            CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill);
 
-// One box between shared memory and the tensor. `barrier` null: a store.
+// One box of the tensor to shared memory.
 void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordinates, uint32_t rank, const void* barrier,
                        Where where);
 // A run of bytes to shared memory.

@@ -56,19 +56,6 @@ inline void tensor_load_hint(void* shared, const CUtensorMap* map, Mbarrier* bar
                              L4_WHERE) {
   tensor_load(shared, map, barrier, c0, c1, c2, where);
 }
-inline void tensor_store(const CUtensorMap* map, const void* shared, int c0, int c1, L4_WHERE) {
-  const int at[] = {c0, c1};
-  emulation::issue_tensor_copy(map, const_cast<void*>(shared), at, 2, nullptr, where);
-}
-inline void tensor_store(const CUtensorMap* map, const void* shared, int c0, int c1, int c2, L4_WHERE) {
-  const int at[] = {c0, c1, c2};
-  emulation::issue_tensor_copy(map, const_cast<void*>(shared), at, 3, nullptr, where);
-}
-inline void tensor_store(const CUtensorMap* map, const void* shared, int c0, int c1, int c2, int c3, L4_WHERE) {
-  const int at[] = {c0, c1, c2, c3};
-  emulation::issue_tensor_copy(map, const_cast<void*>(shared), at, 4, nullptr, where);
-}
-
 inline void bulk_commit() {
   emulation::thread().bulk_stores.commit();
 }
