@@ -65,14 +65,14 @@ struct Bf16Weights {
   }
 };
 
-// kColumns: groups of 8 tokens; kBlocks: groups of 16 rows a unit has.
-template <class Weights_, int kColumns_, int kBlocks_, int kStages_>
+// kColumns: groups of 8 tokens; a unit is kBlocks groups of 16 rows by kSteps times 64 bytes of each.
+template <class Weights_, int kColumns_, int kBlocks_, int kSteps_, int kStages_>
 struct Variant {
   using Weights = Weights_;
-  static constexpr int kColumns = kColumns_, kBlocks = kBlocks_, kStages = kStages_;
+  static constexpr int kColumns = kColumns_, kBlocks = kBlocks_, kSteps = kSteps_, kStages = kStages_;
   static constexpr int kTileRows = 16 * kBlocks, kTokens = 8 * kColumns;
-  static constexpr int kSteps = 2 / kBlocks;  // of a unit; a step is 64 bytes of each of its rows
   static constexpr int kPerLoad = Weights::kPerLoad, kStepK = 4 * kPerLoad, kUnitK = kSteps * kStepK;
+  static constexpr int kLoads = 2 * kBlocks * kSteps;   // of a lane and unit, 16 bytes each
   static constexpr int kSums = 4 * kColumns * kBlocks;  // of a lane
   static constexpr int kOutputs = 32 * kSums;           // of a tile
 };
@@ -134,15 +134,21 @@ __device__ void find_chosen(const Args& a, Chosen<kTokens>& chosen) {
   if (lane == 0) chosen.n = __popc(firsts);
 }
 
-// ---- the units of a phase, and a block's run of them
+// ---- a block's share of a phase
 
-// 32 bits are enough: the host checks that units times blocks are.
+// Of the tiles, as many as there are blocks and what is left over of whole rounds are cut into equal runs of units, a run
+// a block (all tiles, where there are fewer than blocks); then block i takes whole tiles i, i + blocks, ... 32 bits are
+// enough: the host checks that units times blocks are.
 struct Phase {
-  uint32_t n_blocks = 0, total = 0;  // blocks that have any, and all units
-  int begin = 0, end = 0;            // this block's
+  int n_tiles = 0, split_tiles = 0;
+  uint32_t n_blocks = 0, total = 0;  // of the split tiles: blocks that have any, and all units
+  int begin = 0, end = 0;            // this block's run
 
-  __device__ void split(int n_tiles, int units_a_tile) {
-    total = uint32_t(n_tiles * units_a_tile);
+  __device__ void split(int tiles, int units_a_tile) {
+    const int grid = int(gridDim.x), rest = tiles % grid;
+    n_tiles = tiles;
+    split_tiles = tiles < grid ? tiles : rest ? grid + rest : 0;
+    total = uint32_t(split_tiles * units_a_tile);
     n_blocks = min(gridDim.x, total);
     begin = first_of(blockIdx.x);
     end = first_of(blockIdx.x + 1);
@@ -151,121 +157,163 @@ struct Phase {
   __device__ int block_of(int unit) const { return int((uint32_t(unit + 1) * n_blocks - 1) / total); }
 };
 
+// Units [begin, end) of a tile, which are this block's.
+struct Segment {
+  int phase, tile, begin, end;
+};
+
 template <class V, Mode mode>
 struct Kernel {
   const Args& a;
   const Chosen<V::kTokens>& chosen;
+  const Phase* phases;  // in shared memory
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
-  Phase phases[kPhases<mode>];
   int units_a_tile = 1;  // the same in all phases
-  // The unit to be fetched next.
-  int phase = 0, tile = 0, unit = 0, left = 0;
-  uint4* ring;     // this lane's: [stage][4], kThreads apart
-  float* meeting;  // [kWarps][kOutputs]
+  uint4* ring;           // this lane's: [stage][kLoads], kThreads apart
+  float* meeting;        // [kWarps][kOutputs]
 
-  // p is a constant wherever phases are indexed, so that they stay in registers.
-  __device__ void split(int p, int n_tiles) { phases[p].split(n_tiles, units_a_tile); }
-  __device__ void start(int p) {
-    const Phase& f = phases[p];
-    const int first = f.begin + warp;
-    phase = p;
-    tile = first / units_a_tile;
-    unit = first % units_a_tile;
-    left = f.end > first ? (f.end - first + kWarps - 1) / kWarps : 0;
+  // Where a warp is in the block's units, of which it takes every kWarps-th.
+  struct Place {
+    Segment segment{};
+    int unit = 0;             // of the segment's tile
+    int which = -1, row = 0;  // its chosen expert (-1: shared), the tile's first row in that matrix
+    int u = 0;                // the unit along that matrix's k
+  };
+  Place fetched;  // to be fetched next
+  Place loaded;   // whose x is to be loaded next
+  uint32_t x[V::kSteps][V::kColumns][V::kPerLoad / 2];  // of the unit to be multiplied next
+
+  // ---- walking
+
+  __device__ const Phase& phase(int p) const { return phases[mode == Mode::up ? p : 0]; }
+  __device__ bool valid(const Segment& s) const { return s.tile < phase(s.phase).n_tiles; }
+  __device__ Segment first_segment(int p) const {
+    const Phase& f = phase(p);
+    if (f.begin == f.end) return whole_tile(p, f.split_tiles + int(blockIdx.x));
+    const int tile = f.begin / units_a_tile, first = tile * units_a_tile;
+    return {p, tile, f.begin - first, min(units_a_tile, f.end - first)};
+  }
+  __device__ Segment next_segment(const Segment& s) const {
+    const Phase& f = phase(s.phase);
+    const int first = (s.tile + 1) * units_a_tile;
+    if (s.tile >= f.split_tiles) return whole_tile(s.phase, s.tile + int(gridDim.x));
+    if (first >= f.end) return whole_tile(s.phase, f.split_tiles + int(blockIdx.x));
+    return {s.phase, s.tile + 1, 0, min(units_a_tile, f.end - first)};
+  }
+  // Behind the last tile the next phase begins.
+  __device__ Segment whole_tile(int p, int tile) const {
+    if (mode == Mode::up && p == 0 && tile >= phase(0).n_tiles) return first_segment(1);
+    return {p, tile, 0, units_a_tile};
   }
 
-  // The matrix of a unit; turns `u` into its place along that matrix's k, and gives the chosen expert (-1: shared).
-  __device__ const Matrix& matrix_of(int p, int tile_of_phase, int& u, int& row, int& which) const {
-    if constexpr (mode == Mode::linear) {
-      row = tile_of_phase * V::kTileRows;
-      which = -1;
-      return a.shared;
-    } else if constexpr (mode == Mode::up) {
-      which = -1;
-      if (p == 0) {
-        row = tile_of_phase * V::kTileRows;
-        return a.shared;
-      }
+  __device__ const Matrix& matrix(int which) const { return mode == Mode::linear || which < 0 ? a.shared : a.routed; }
+  // Of a tile; in `down` a tile's rows are those of all its matrices.
+  __device__ void locate(int p, int tile, int& which, int& row) const {
+    which = -1;
+    row = tile * V::kTileRows;
+    if (mode == Mode::up && p == 1) {
       const int tiles = (a.routed.n + V::kTileRows - 1) / V::kTileRows;
-      which = tile_of_phase / tiles;
-      row = tile_of_phase % tiles * V::kTileRows;
-      return a.routed;
-    } else {
-      row = tile_of_phase * V::kTileRows;
-      which = -1;
-      if (u < a.shared.units) return a.shared;
-      u -= a.shared.units;
-      which = u / a.routed.units;
-      u -= which * a.routed.units;
-      return a.routed;
+      which = tile / tiles;
+      row = (tile - which * tiles) * V::kTileRows;
     }
+  }
+  // Puts a place whose unit may lie behind its segment where it belongs.
+  __device__ void settle(Place& at, bool new_segment) const {
+    while (at.unit >= at.segment.end && valid(at.segment)) {
+      at.unit -= at.segment.end;
+      at.segment = next_segment(at.segment);
+      at.unit += at.segment.begin;
+      new_segment = true;
+    }
+    if (!valid(at.segment)) return;
+    if (new_segment) {
+      locate(at.segment.phase, at.segment.tile, at.which, at.row);
+      at.u = at.unit;
+    }
+    if constexpr (mode == Mode::down)
+      while (at.u >= matrix(at.which).units) at.u -= matrix(at.which).units, ++at.which;
+  }
+  __device__ void enter(Place& at, int p, int unit) const {
+    at.segment = first_segment(p);
+    at.unit = at.segment.begin + unit;
+    settle(at, true);
+  }
+  __device__ void advance(Place& at) const {
+    at.unit += kWarps;
+    at.u += kWarps;
+    settle(at, false);
   }
 
   // Starts the copy of the next unit into `stage`; a group of copies whether there is one or not.
   __device__ void fetch(int stage) {
-    if (left > 0) {
-      int u = unit, row, which;
-      const Matrix& m = matrix_of(phase, tile, u, row, which);
-      const unsigned char* w = m.w + (which < 0 ? 0 : int64_t(chosen.expert[which]) * m.n * m.row_bytes);
+    if (valid(fetched.segment)) {
+      const Matrix& m = matrix(fetched.which);
+      const unsigned char* w =
+          m.w + (fetched.which < 0 ? 0 : int64_t(chosen.expert[fetched.which]) * m.n * m.row_bytes);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {  // [block or step][row g, row g + 8]
-        const int r = row + g + 8 * (i % 2) + (V::kBlocks == 2 ? i / 2 * 16 : 0);
-        const int step = u * V::kSteps + (V::kBlocks == 2 ? 0 : i / 2);
+      for (int i = 0; i < V::kLoads; ++i) {  // [block][step][row g, row g + 8]
+        const int r = fetched.row + g + 8 * (i % 2) + i / (2 * V::kSteps) * 16;
+        const int step = fetched.u * V::kSteps + i / 2 % V::kSteps;
         const bool inside = r < m.n && step * V::kStepK + t * V::kPerLoad < m.k;
-        cp_async_or_zero<16>(ring + (stage * 4 + i) * kThreads, w + (inside ? r * m.row_bytes + step * 64 + t * 16 : 0),
-                             inside);
+        cp_async_or_zero<16>(ring + (stage * V::kLoads + i) * kThreads,
+                             w + (inside ? r * m.row_bytes + step * 64 + t * 16 : 0), inside);
       }
-      --left;
-      unit += kWarps;
-      while (unit >= units_a_tile) unit -= units_a_tile, ++tile;
-      if constexpr (mode == Mode::up)
-        if (left == 0 && phase == 0 && phases[1].total != 0) start(1);
+      advance(fetched);
     }
     cp_async_commit();
   }
 
-  // kPerLoad values of x at columns k.. for token `token`, of the shared expert's input or of a chosen expert's.
-  __device__ void load_x(int which, int token, int64_t k, int64_t row_k, uint32_t (&x)[V::kPerLoad / 2]) const {
-    const bf16* from = a.x;
-    int64_t row = token;
-    bool inside = token < a.n_tokens && k < row_k;
-    if (mode != Mode::linear && which >= 0 && inside) {
-      const int slot = chosen.slot[which][token];
-      inside = slot >= 0;
-      if (mode == Mode::down) from = a.x_routed, row = slot;
-    }
+  // The x of the unit at `loaded`: kPerLoad values at a time of the shared expert's input or of a chosen expert's.
+  __device__ void load_x() {
+    const bool any = valid(loaded.segment);
+    const int64_t k = matrix(loaded.which).k;
 #pragma unroll
-    for (int i = 0; i < V::kPerLoad / 8; ++i)
-      words(inside ? *reinterpret_cast<const uint4*>(from + row * row_k + k + 8 * i) : uint4{}, &x[4 * i]);
+    for (int c = 0; c < V::kColumns; ++c) {
+      const int token = 8 * c + g;
+      const bf16* from = a.x;
+      int row = any && token < a.n_tokens ? token : -1;
+      if (mode != Mode::linear && row >= 0 && loaded.which >= 0) {
+        const int slot = chosen.slot[loaded.which][token];
+        if (mode == Mode::down) from = a.x_routed;
+        if (mode == Mode::down || slot < 0) row = slot;
+      }
+#pragma unroll
+      for (int s = 0; s < V::kSteps; ++s) {
+        const int64_t at = int64_t(loaded.u * V::kSteps + s) * V::kStepK + t * V::kPerLoad;
+        const bool inside = row >= 0 && at < k;
+#pragma unroll
+        for (int i = 0; i < V::kPerLoad / 8; ++i)
+          words(inside ? *reinterpret_cast<const uint4*>(from + row * k + at + 8 * i) : uint4{}, &x[s][c][4 * i]);
+      }
+    }
+    if (any) advance(loaded);
   }
   __device__ static void words(const uint4& v, uint32_t* to) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
   }
 
-  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], int p, int of_tile, int u, int stage) const {
-    int row, which;
-    const Matrix& m = matrix_of(p, of_tile, u, row, which);
-    uint32_t x[V::kSteps][V::kColumns][V::kPerLoad / 2];
+  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], int stage) {
+    uint32_t now[V::kSteps][V::kColumns][V::kPerLoad / 2];
 #pragma unroll
-    for (int s = 0; s < V::kSteps; ++s)
-#pragma unroll
-      for (int c = 0; c < V::kColumns; ++c)
-        load_x(which, 8 * c + g, int64_t(u * V::kSteps + s) * V::kStepK + t * V::kPerLoad, m.k, x[s][c]);
+    for (int i = 0; i < V::kSteps * V::kColumns * V::kPerLoad / 2; ++i) (&now[0][0][0])[i] = (&x[0][0][0])[i];
+    load_x();  // arrives while the next unit is waited for
     cp_async_wait<V::kStages - 1>();
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {  // kBlocks 2: block i of the one step; kBlocks 1: step i of the one block
-      const int b = V::kBlocks == 2 ? i : 0, s = V::kBlocks == 2 ? 0 : i;
-      uint32_t low[4], high[4];
-      words(ring[(stage * 4 + 2 * i) * kThreads], low);
-      words(ring[(stage * 4 + 2 * i + 1) * kThreads], high);
+    for (int b = 0; b < V::kBlocks; ++b)
 #pragma unroll
-      for (int q = 0; q < V::kPerLoad / 4; ++q) {
-        uint32_t w[4];
-        V::Weights::operand(low, high, q, w);
+      for (int s = 0; s < V::kSteps; ++s) {
+        const int i = 2 * (b * V::kSteps + s);
+        uint32_t low[4], high[4];
+        words(ring[(stage * V::kLoads + i) * kThreads], low);
+        words(ring[(stage * V::kLoads + i + 1) * kThreads], high);
 #pragma unroll
-        for (int c = 0; c < V::kColumns; ++c) mma_m16n8k16(sums[b][c], w, {x[s][c][2 * q], x[s][c][2 * q + 1]});
+        for (int q = 0; q < V::kPerLoad / 4; ++q) {
+          uint32_t w[4];
+          V::Weights::operand(low, high, q, w);
+#pragma unroll
+          for (int c = 0; c < V::kColumns; ++c) mma_m16n8k16(sums[b][c], w, {now[s][c][2 * q], now[s][c][2 * q + 1]});
+        }
       }
-    }
   }
 
   // ---- the end of a tile
@@ -274,8 +322,9 @@ struct Kernel {
   __device__ void store(int p, int of_tile, int o, float v) const {
     const int of_lane = o % 128 / 4, i = o % 4, column = o / 128 % V::kColumns, block = o / (128 * V::kColumns);
     const int token = 8 * column + 2 * (of_lane % 4) + i % 2;
-    int u = 0, row, which;
-    const Matrix& m = matrix_of(p, of_tile, u, row, which);
+    int row, which;
+    locate(p, of_tile, which, row);
+    const Matrix& m = matrix(which);
     row += 16 * block + of_lane / 4 + (i >= 2 ? 8 : 0);
     if constexpr (mode == Mode::up) {
       // Rows g and g + 8 are a gate and its up; the threads that hold them are two apart.
@@ -349,24 +398,22 @@ struct Kernel {
 
   __device__ void run(int stages_filled) {
     for (int i = stages_filled; i < V::kStages; ++i) fetch(i);
+    enter(loaded, 0, warp);
+    load_x();
     int stage = 0, turn = 0;
-#pragma unroll
-    for (int p = 0; p < kPhases<mode>; ++p) {
-      const Phase f = phases[p];
-      int mine = f.begin + warp;
-      for (int at = f.begin; at < f.end; ++turn) {
-        const int of_tile = at / units_a_tile, first = of_tile * units_a_tile, next = first + units_a_tile;
-        const int end = min(next, f.end);
-        float sums[V::kBlocks][V::kColumns][4] = {};
-        for (; mine < end; mine += kWarps) {
-          multiply(sums, p, of_tile, mine - first, stage);
-          fetch(stage);
-          if (left == 0) let_successor_start();
-          stage = stage + 1 == V::kStages ? 0 : stage + 1;
-        }
-        end_tile(sums, p, f, of_tile, at == first && end == next, turn);
-        at = end;
+    Segment s = first_segment(0);
+    for (int unit = s.begin + warp; valid(s); ++turn) {
+      float sums[V::kBlocks][V::kColumns][4] = {};
+      for (; unit < s.end; unit += kWarps) {
+        multiply(sums, stage);
+        fetch(stage);
+        if (!valid(fetched.segment)) let_successor_start();
+        stage = stage + 1 == V::kStages ? 0 : stage + 1;
       }
+      end_tile(sums, s.phase, phase(s.phase), s.tile, s.begin == 0 && s.end == units_a_tile, turn);
+      unit -= s.end;
+      s = next_segment(s);
+      unit += s.begin;
     }
     cp_async_wait<0>();  // the last groups, which are empty
   }
@@ -374,52 +421,48 @@ struct Kernel {
 
 template <class V, Mode mode>
 constexpr size_t shared_bytes() {
-  return size_t(V::kStages) * 4 * kThreads * sizeof(uint4) + size_t(kWarps) * V::kOutputs * sizeof(float);
+  return size_t(V::kStages) * V::kLoads * kThreads * sizeof(uint4) + size_t(kWarps) * V::kOutputs * sizeof(float);
 }
 
 template <class V, Mode mode>
 __global__ void __launch_bounds__(kThreads, V::kColumns == 1 ? 2 : 1) small_m_kernel(const __grid_constant__ Args a) {
   __shared__ Chosen<V::kTokens> chosen;
+  __shared__ Phase phases[kPhases<mode>];
   uint4* ring = dynamic_shared<uint4>();
-  Kernel<V, mode> kernel{a, chosen};
+  Kernel<V, mode> kernel{a, chosen, phases};
   kernel.ring = ring + threadIdx.x;
-  kernel.meeting = reinterpret_cast<float*>(ring + V::kStages * 4 * kThreads);
-  constexpr int kTileRows = V::kTileRows;
-  const int tiles = (a.shared.n + kTileRows - 1) / kTileRows;
+  kernel.meeting = reinterpret_cast<float*>(ring + V::kStages * V::kLoads * kThreads);
+  const int tiles = (a.shared.n + V::kTileRows - 1) / V::kTileRows;
   kernel.units_a_tile = a.shared.units;
-  int filled = 0;
-  if constexpr (mode == Mode::linear) {
-    kernel.split(0, tiles);
-    kernel.start(0);
-    for (; filled < V::kStages; ++filled) kernel.fetch(filled);
-    wait_for_predecessor();
-  } else if constexpr (mode == Mode::up) {
-    kernel.split(0, tiles);
-    kernel.start(0);
-    for (; filled < V::kStages && kernel.left > 0; ++filled) kernel.fetch(filled);
-    wait_for_predecessor();
-    if (threadIdx.x < 32) find_chosen(a, chosen);
-    __syncthreads();
-    kernel.split(1, chosen.n * ((a.routed.n + kTileRows - 1) / kTileRows));
-    if (kernel.left == 0 && kernel.phase == 0) kernel.start(1);
-  } else {
-    // The route was complete before the kernel before this one passed its own wait (ops.h).
+  if constexpr (mode == Mode::down) {  // the route was complete before the kernel before this one passed its wait (ops.h)
     if (threadIdx.x < 32) find_chosen(a, chosen);
     __syncthreads();
     kernel.units_a_tile += chosen.n * a.routed.units;
-    kernel.split(0, tiles);
-    kernel.start(0);
-    for (; filled < V::kStages; ++filled) kernel.fetch(filled);
-    wait_for_predecessor();
+  }
+  if (threadIdx.x < kPhases<mode>) phases[threadIdx.x].split(threadIdx.x == 0 ? tiles : 0, kernel.units_a_tile);
+  __syncthreads();
+  kernel.enter(kernel.fetched, 0, kernel.warp);
+  int filled = 0;
+  for (; filled < V::kStages && (mode != Mode::up || kernel.valid(kernel.fetched.segment)); ++filled) kernel.fetch(filled);
+  wait_for_predecessor();
+  if constexpr (mode == Mode::up) {
+    if (threadIdx.x < 32) find_chosen(a, chosen);
+    __syncthreads();  // and nobody looks at the second phase any more
+    if (threadIdx.x == 0)
+      phases[1].split(chosen.n * ((a.routed.n + V::kTileRows - 1) / V::kTileRows), kernel.units_a_tile);
+    __syncthreads();
+    // Of the second phase nothing was known: its walk begins now, with the turn that the first one ended with.
+    if (kernel.fetched.segment.phase == 1) kernel.enter(kernel.fetched, 1, kernel.fetched.unit);
   }
   kernel.run(filled);
 }
 
 // ---- host
 
-using Few = Variant<Bf16Weights, 1, 1, 3>;    // 1..4 tokens: units of 16 x 64
-using Eight = Variant<Bf16Weights, 1, 2, 2>;  // 5..8: 32 x 32, which halves the reads of x
-using Sixteen = Variant<Bf16Weights, 2, 2, 2>;
+// More than half of an SM's shared memory each: two blocks on one SM would leave another without any.
+using Few = Variant<Bf16Weights, 1, 1, 2, 6>;    // 1..4 tokens: units of 16 x 64
+using Eight = Variant<Bf16Weights, 1, 2, 2, 3>;  // 5..8: 32 x 64, which halves the reads of x
+using Sixteen = Variant<Bf16Weights, 2, 2, 2, 2>;
 
 template <class V>
 Matrix matrix(const PackedWeight& w) {
