@@ -1,6 +1,21 @@
 // The one way in which kernels are started:
 //
 //   launch({.grid = 132, .block = 256, .shared_bytes = n, .stream = gpu.stream}, my_kernel<4>, a, b, c);
+//
+// Who starts when, in a stream of programmatic launches (ptx/pdl.h). Every kernel waits for its predecessor before it
+// ends, whatever it does. So when wait_for_predecessor() returns, not only the kernel before has ended but every one
+// before that, however early any of them started. Before its wait a kernel may read
+//   * always: weights, and the step's plan. Both were there before the step's first kernel, and a copy lets nobody in
+//     before it is done.
+//   * what was written two or more kernels back: only if the kernel before it is a late one, which let it start after
+//     its own wait.
+// A kernel may be an early one (let_successor_start() before its own wait) only if none of those that can follow it
+// reads more than weights and plan before its wait.
+//   early: norm.cu's rms_norm, add_residual, add_residual_norm_route. Products follow them: small_m.cu's linear and up
+//          fill their rings of weights meanwhile, so that the memory does not stand idle while a few blocks work.
+//   late:  all others. Those that need it: finish_qkv (then attention/decode.cu reads pages of earlier steps before its
+//          wait) and small_m.cu's up (then its down reads the route).
+// A plain launch, as libraries make them, waits for the whole of what is before it by itself.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,7 +31,7 @@ struct Launch {
   size_t shared_bytes = 0;  // dynamic
   cudaStream_t stream = nullptr;
   // Programmatic dependent launch: the kernel may start before its predecessor in the stream has ended, and MUST wait for
-  // it (ptx/pdl.h: wait_for_predecessor()) before it touches anything that is not a weight.
+  // it (wait_for_predecessor()), in the whole block, before it touches what is not named above.
   bool programmatic = false;
   bool cooperative = false;  // all blocks run at once: grid barriers are allowed
 };

@@ -54,8 +54,8 @@ __device__ void scale_row(const A* x, float scale, const A* weight, A* y, int d)
 template <class A, int n, int kBlock>
 __global__ void __launch_bounds__(kBlock)
     rms_norm_kernel(const A* in, const int32_t* rows, const A* weight, float eps, A* out, int d) {
+  let_successor_start();  // early: launch.h
   wait_for_predecessor();
-  let_successor_start();
   const A* x = in + int64_t(rows ? rows[blockIdx.x] : int(blockIdx.x)) * d;
   const float scale = inverse_rms<A, n, kBlock>(x, d, eps);
   scale_row<A, n>(x, scale, weight, out + int64_t(blockIdx.x) * d, d);
@@ -140,8 +140,8 @@ struct SumOfPeers {
 template <class A, int n, class Sum>
 __global__ void __launch_bounds__(kThreads)
     add_residual_kernel(const __grid_constant__ Sum added, A* x, int64_t n_elements) {
+  let_successor_start();  // early: launch.h
   wait_for_predecessor();
-  let_successor_start();
   const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * n, stride = int64_t(gridDim.x) * kThreads * n;
   auto y = added.open();
   for (int64_t i = first; i < n_elements; i += stride) y.send(i);
@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(kThreads)
   const int n_mine = to.n_experts / int(gridDim.y), first_mine = int(blockIdx.y) * n_mine;
   if (n == 8 && n_mine > 0 && threadIdx.x == 0)
     bulk_prefetch(router + int64_t(first_mine) * d, uint32_t(n_mine * d) * sizeof(A));
+  let_successor_start();  // early: launch.h
   wait_for_predecessor();
-  let_successor_start();
   const int64_t row = blockIdx.x;
   auto y = added.open();
   if (blockIdx.y == 0) for_pieces<n>(d, [&](int i) { y.send(row * d + i); });
