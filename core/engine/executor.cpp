@@ -263,14 +263,24 @@ struct Executor::Impl {
   void forward(const StepPlan& step) {
     L4_CHECK(step.n_rows() > 0 && step.n_rows() <= options.max_step_rows, step.n_rows());
     L4_CHECK(step.n_out() <= options.max_out_rows, step.n_out());
-    on_all_ranks([&](Worker& w) {
+    const bool anew = bool(trace.sink);
+    auto issue = [&](Worker& w) {
+      w.work.reset();
+      return w.text->forward(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), step, *w.kv, w.features.view);
+    };
+    auto begin = [&](Worker& w) {
       w.backend->begin_step(step);
       w.kv->copy_pages(step.page_copies);
-      auto issue = [&] {
-        w.work.reset();
-        return w.text->forward(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), step, *w.kv, w.features.view);
-      };
-      w.logits = trace.sink ? issue() : w.backend->run_step(step, issue);
+    };
+    const bool record = !anew && workers.size() > 1 && workers[0].backend->must_record(step);
+    if (record)
+      on_all_ranks([&](Worker& w) {
+        begin(w);
+        w.backend->record_step(step, [&] { return issue(w); });
+      });
+    on_all_ranks([&](Worker& w) {
+      if (!record) begin(w);
+      w.logits = w.backend->run_step(step, [&] { return issue(w); }, anew);
     });
   }
 

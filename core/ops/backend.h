@@ -54,7 +54,13 @@ class Backend {
   // The step that was begun: `issue` issues all its stages and returns what they leave, its logits. A backend may
   // record the stages of a decode step and replay them, without calling `issue`, for later steps with as many rows and
   // outputs. So those of a decode step must depend on these two numbers alone: the same arguments, the same memory.
-  virtual View run_step(const StepPlan& step, const std::function<View()>& issue) = 0;
+  // `anew`: nothing is recorded or replayed (traces).
+  virtual View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) = 0;
+  // Whether run_step() would record this step first, and the recording by itself, after begin_step(). With several ranks all
+  // of them record before any runs the step: kernels of a rank wait for the other ranks', whose hosts may not be held up
+  // meanwhile by what recording allocates, which can wait for the devices.
+  virtual bool must_record(const StepPlan&) const { return false; }
+  virtual void record_step(const StepPlan&, const std::function<View()>& /*issue*/) {}
   virtual void embed(const EmbedArgs&) = 0;
   virtual void qkv(const QkvArgs&) = 0;
   virtual void attention(const AttentionArgs&) = 0;

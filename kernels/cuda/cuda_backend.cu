@@ -164,9 +164,19 @@ void CudaBackend::begin_step(const StepPlan& step) {
   }
 }
 
-View CudaBackend::run_step(const StepPlan& step, const std::function<View()>& issue) {
+bool CudaBackend::must_record(const StepPlan& step) const {
+  return options_.graphs && step.is_decode() && !graphs_.has(step);
+}
+void CudaBackend::record_step(const StepPlan& step, const std::function<View()>& issue) {
   make_current();
-  const View result = options_.graphs && step.is_decode() ? graphs_.run(step, gpu_.stream, issue) : issue();
+  graphs_.record(step, gpu_.stream, issue);
+}
+
+View CudaBackend::run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) {
+  make_current();
+  if (!anew && must_record(step)) graphs_.record(step, gpu_.stream, issue);
+  const bool replay = !anew && options_.graphs && step.is_decode();
+  const View result = replay ? graphs_.replay(step, gpu_.stream) : issue();
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return result;
 }

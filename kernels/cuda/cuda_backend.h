@@ -41,7 +41,9 @@ class CudaBackend : public Backend {
   void finish_loading() override;
 
   void begin_step(const StepPlan& step) override;
-  View run_step(const StepPlan& step, const std::function<View()>& issue) override;
+  View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) override;
+  bool must_record(const StepPlan& step) const override;
+  void record_step(const StepPlan& step, const std::function<View()>& issue) override;
   void embed(const EmbedArgs&) override;
   void qkv(const QkvArgs&) override;
   void attention(const AttentionArgs&) override;

@@ -40,22 +40,25 @@ void StepGraphs::make_room() {
   recordings_.erase(oldest);
 }
 
-View StepGraphs::run(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue) {
-  const Key key{step.n_rows(), step.n_out()};
-  auto found = recordings_.find(key);
-  if (found == recordings_.end()) {
-    make_room();
-    cudaGraph_t graph = nullptr;
-    Recording recording;
-    recording.result = record(stream, issue, graph);
-    const cudaError_t status = cudaGraphInstantiate(&recording.graph, graph, 0);
-    cudaGraphDestroy(graph);
-    check(status, "cudaGraphInstantiate");
-    found = recordings_.emplace(key, recording).first;
-  }
-  found->second.last_used = ++n_runs_;
-  L4_CUDA(cudaGraphLaunch(found->second.graph, stream));
-  return found->second.result;
+void StepGraphs::record(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue) {
+  make_room();
+  cudaGraph_t graph = nullptr;
+  Recording recording;
+  recording.result = cuda::record(stream, issue, graph);
+  cudaError_t status = cudaGraphInstantiate(&recording.graph, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  status = cudaGraphUpload(recording.graph, stream);  // now, and not at the first launch
+  if (status != cudaSuccess) cudaGraphExecDestroy(recording.graph);
+  check(status, "cudaGraphUpload");
+  recordings_.emplace(key(step), recording);
+}
+
+View StepGraphs::replay(const StepPlan& step, cudaStream_t stream) {
+  Recording& found = recordings_.at(key(step));
+  found.last_used = ++n_runs_;
+  L4_CUDA(cudaGraphLaunch(found.graph, stream));
+  return found.result;
 }
 
 }  // namespace l4::cuda

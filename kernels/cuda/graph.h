@@ -24,8 +24,10 @@ class StepGraphs {
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
 
-  // Backend::run_step for a decode step. An exception of `issue` goes through, nothing is kept then.
-  View run(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue);
+  bool has(const StepPlan& step) const { return recordings_.contains(key(step)); }
+  // Of a decode step that is not there yet. An exception of `issue` goes through, nothing is kept then.
+  void record(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue);
+  View replay(const StepPlan& step, cudaStream_t stream);  // what `issue` returned
 
  private:
   struct Key {
@@ -37,6 +39,7 @@ class StepGraphs {
     View result;
     uint64_t last_used = 0;
   };
+  static Key key(const StepPlan& step) { return {step.n_rows(), step.n_out()}; }
   void make_room();
 
   std::map<Key, Recording> recordings_;

@@ -85,6 +85,10 @@ class NcclComm : public Comm {
 
 std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus) {
   ::setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
+  // Connections are made here and not at the first sum: making them allocates, which can wait for the devices, whose kernels
+  // may wait for other ranks (peer_comm.h) whose hosts are held up by it. Registering buffers of recordings does the same.
+  ::setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
+  ::setenv("NCCL_GRAPH_REGISTER", "0", /*overwrite=*/0);
   const int size = int(gpus.size());
   int version = 0;
   L4_NCCL(ncclGetVersion(&version));
