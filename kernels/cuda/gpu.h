@@ -38,7 +38,7 @@ struct Gpu {
   cudaStream_t stream = nullptr;
   cublasLtHandle_t cublas_lt = nullptr;
   // Arrival counters of kernels whose last block does the rest. Zero between kernels: who counts resets what it used.
-  static constexpr int kCounters = 8192;
+  static constexpr int kCounters = 32768;
   uint32_t* counters = nullptr;  // [kCounters] device memory
   DeviceStep step;  // of the step being issued
 };

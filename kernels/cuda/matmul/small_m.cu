@@ -34,6 +34,7 @@
 // multiprocessor); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing
 // gained).
 #include <algorithm>
+#include <climits>
 
 #include "kernels/cuda/device/math.h"
 #include "kernels/cuda/device/shared.h"
@@ -52,9 +53,8 @@ namespace {
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+constexpr int kQueue = 16;  // items of a block that are known, more than a ring asks for
 enum class Mode { linear, up, down };
-template <Mode mode>
-constexpr int kPhases = mode == Mode::up ? 2 : 1;
 
 // How 16 bytes of a row of weights become operands. Another format is another of these.
 struct Bf16Weights {
@@ -70,6 +70,7 @@ template <class Weights_, int kColumns_, int kBlocks_, int kSteps_, int kStages_
 struct Variant {
   using Weights = Weights_;
   static constexpr int kColumns = kColumns_, kBlocks = kBlocks_, kSteps = kSteps_, kStages = kStages_;
+  static_assert(kStages + 1 < kQueue);
   static constexpr int kTileRows = 16 * kBlocks, kTokens = 8 * kColumns;
   static constexpr int kPerLoad = Weights::kPerLoad, kStepK = 4 * kPerLoad, kUnitK = kSteps * kStepK;
   static constexpr int kLoads = 2 * kBlocks * kSteps;   // of a lane and unit, 16 bytes each
@@ -96,9 +97,11 @@ struct Args {
   const float* bias = nullptr;
   void *y = nullptr, *y_routed = nullptr;
   bool y_is_f32 = false, round = false;
-  // stream-K
-  float* parts = nullptr;  // [2 phases][blocks][2][kOutputs]
-  uint32_t* counters = nullptr;
+  // items of work
+  int pieces = 1;          // that a tile is cut into
+  float* parts = nullptr;  // [tiles][pieces][kOutputs]
+  uint32_t* arrived = nullptr;  // [tiles][kOutputs / 32], of the pieces; zero between launches
+  uint32_t* ticket = nullptr;   // the next item that no block has yet; zero between launches
 };
 
 // ---- who chose what: the same in every block
@@ -134,49 +137,41 @@ __device__ void find_chosen(const Args& a, Chosen<kTokens>& chosen) {
   if (lane == 0) chosen.n = __popc(firsts);
 }
 
-// ---- a block's share of a phase
+// ---- who does what
 
-// Of the tiles, as many as there are blocks and what is left over of whole rounds are cut into equal runs of units, a run
-// a block (all tiles, where there are fewer than blocks); then block i takes whole tiles i, i + blocks, ... 32 bits are
-// enough: the host checks that units times blocks are.
-struct Phase {
-  int n_tiles = 0, split_tiles = 0;
-  uint32_t n_blocks = 0, total = 0;  // of the split tiles: blocks that have any, and all units
-  int begin = 0, end = 0;            // this block's run
-
-  __device__ void split(int tiles, int units_a_tile) {
-    const int grid = int(gridDim.x), rest = tiles % grid;
-    n_tiles = tiles;
-    split_tiles = tiles < grid ? tiles : rest ? grid + rest : 0;
-    total = uint32_t(split_tiles * units_a_tile);
-    n_blocks = min(gridDim.x, total);
-    begin = first_of(blockIdx.x);
-    end = first_of(blockIdx.x + 1);
-  }
-  __device__ int first_of(uint32_t block) const { return int(block >= n_blocks ? total : total * block / n_blocks); }
-  __device__ int block_of(int unit) const { return int((uint32_t(unit + 1) * n_blocks - 1) / total); }
+// Tiles of rows, those of the shared expert first, are cut along k into pieces: the items. Block i begins with items i,
+// i + blocks, ..., as many as its ring asks for at once, and then takes the next that nobody has. What a block does
+// changes from run to run, what an item and a tile's sum are does not.
+struct Work {
+  int n_tiles = 0, n_shared = 0;  // all tiles, those of the shared expert
+  int units_a_tile = 1;           // along k
+  int pieces = 1, rounds = 1;     // of a tile; a round is a unit for every warp, and the last has what is left over
+  int ahead = 0;                  // items that a block must know behind the one at hand, for its ring
 };
 
-// Units [begin, end) of a tile, which are this block's.
-struct Segment {
-  int phase, tile, begin, end;
-};
+constexpr int kNone = INT_MAX;  // no tile
 
 template <class V, Mode mode>
 struct Kernel {
   const Args& a;
   const Chosen<V::kTokens>& chosen;
-  const Phase* phases;  // in shared memory
+  Work& work;  // in shared memory, as the next
+  int* queue;  // [kQueue] items that this block has drawn, by their turn
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
-  int units_a_tile = 1;  // the same in all phases
-  uint4* ring;           // this lane's: [stage][kLoads], kThreads apart
-  float* meeting;        // [kWarps][kOutputs]
+  uint4* ring;     // this lane's: [stage][kLoads], kThreads apart
+  float* meeting;  // [kWarps][kOutputs]
+  uint32_t drawn = 0;    // thread 0: a ticket that is on its way
+  bool drawing = false;  // thread 0: there may be more
 
-  // Where a warp is in the block's units, of which it takes every kWarps-th.
+  // A piece of a tile: units [begin, end) of it. turn: the block's items are counted.
+  struct Item {
+    int turn, tile, piece, begin, end;
+  };
+  // Where a warp is in the block's items, of whose units it takes every kWarps-th.
   struct Place {
-    Segment segment{};
-    int unit = 0;             // of the segment's tile
-    int which = -1, row = 0;  // its chosen expert (-1: shared), the tile's first row in that matrix
+    int turn = -1, tile = 0, end = 0;
+    int unit = 0;             // of the tile; not before `end`: to be settled
+    int which = -1, row = 0;  // the chosen expert (-1: shared), the tile's first row in that matrix
     int u = 0;                // the unit along that matrix's k
   };
   Place fetched;  // to be fetched next
@@ -185,68 +180,61 @@ struct Kernel {
 
   // ---- walking
 
-  __device__ const Phase& phase(int p) const { return phases[mode == Mode::up ? p : 0]; }
-  __device__ bool valid(const Segment& s) const { return s.tile < phase(s.phase).n_tiles; }
-  __device__ Segment first_segment(int p) const {
-    const Phase& f = phase(p);
-    if (f.begin == f.end) return whole_tile(p, f.split_tiles + int(blockIdx.x));
-    const int tile = f.begin / units_a_tile, first = tile * units_a_tile;
-    return {p, tile, f.begin - first, min(units_a_tile, f.end - first)};
+  // One thread. The tiles and the width of their k are set.
+  __device__ void cut() const {
+    work.rounds = max(1, work.units_a_tile / kWarps);
+    work.pieces = min(a.pieces, work.rounds);
+    const int least = work.rounds / work.pieces;
+    work.ahead = (V::kStages + least - 1) / least;
   }
-  __device__ Segment next_segment(const Segment& s) const {
-    const Phase& f = phase(s.phase);
-    const int first = (s.tile + 1) * units_a_tile;
-    if (s.tile >= f.split_tiles) return whole_tile(s.phase, s.tile + int(gridDim.x));
-    if (first >= f.end) return whole_tile(s.phase, f.split_tiles + int(blockIdx.x));
-    return {s.phase, s.tile + 1, 0, min(units_a_tile, f.end - first)};
-  }
-  // Behind the last tile the next phase begins.
-  __device__ Segment whole_tile(int p, int tile) const {
-    if (mode == Mode::up && p == 0 && tile >= phase(0).n_tiles) return first_segment(1);
-    return {p, tile, 0, units_a_tile};
+  __device__ int n_items() const { return work.n_tiles * work.pieces; }
+  __device__ int n_given() const { return (work.ahead + 1) * int(gridDim.x); }  // without being drawn
+
+  __device__ Item item(int turn) const {
+    const int i = turn <= work.ahead ? int(blockIdx.x) + turn * int(gridDim.x) : queue[turn % kQueue];
+    if (i >= n_items()) return {turn, kNone, 0, 0, 0};
+    const int pieces = work.pieces, tile = i / pieces, piece = i - tile * pieces;
+    return {turn, tile, piece, kWarps * (work.rounds * piece / pieces),
+            piece + 1 == pieces ? work.units_a_tile : kWarps * (work.rounds * (piece + 1) / pieces)};
   }
 
   __device__ const Matrix& matrix(int which) const { return mode == Mode::linear || which < 0 ? a.shared : a.routed; }
   // Of a tile; in `down` a tile's rows are those of all its matrices.
-  __device__ void locate(int p, int tile, int& which, int& row) const {
+  __device__ void locate(int tile, int& which, int& row) const {
     which = -1;
     row = tile * V::kTileRows;
-    if (mode == Mode::up && p == 1) {
+    if (mode == Mode::up && tile >= work.n_shared) {
       const int tiles = (a.routed.n + V::kTileRows - 1) / V::kTileRows;
+      tile -= work.n_shared;
       which = tile / tiles;
       row = (tile - which * tiles) * V::kTileRows;
     }
   }
-  // Puts a place whose unit may lie behind its segment where it belongs.
-  __device__ void settle(Place& at, bool new_segment) const {
-    while (at.unit >= at.segment.end && valid(at.segment)) {
-      at.unit -= at.segment.end;
-      at.segment = next_segment(at.segment);
-      at.unit += at.segment.begin;
-      new_segment = true;
-    }
-    if (!valid(at.segment)) return;
-    if (new_segment) {
-      locate(at.segment.phase, at.segment.tile, at.which, at.row);
+  // Whether there is a unit at a place, which may have to be moved on to a later item, up to turn `last`.
+  __device__ bool settle(Place& at, int last) const {
+    while (at.unit >= at.end && at.turn < last) {
+      const Item i = item(at.turn + 1);
+      at.tile = i.tile;
+      if (i.tile == kNone) return false;
+      at.turn = i.turn, at.end = i.end, at.unit = i.begin + warp;
+      locate(i.tile, at.which, at.row);
       at.u = at.unit;
     }
+    if (at.unit >= at.end) return false;
     if constexpr (mode == Mode::down)
       while (at.u >= matrix(at.which).units) at.u -= matrix(at.which).units, ++at.which;
+    return true;
   }
-  __device__ void enter(Place& at, int p, int unit) const {
-    at.segment = first_segment(p);
-    at.unit = at.segment.begin + unit;
-    settle(at, true);
-  }
-  __device__ void advance(Place& at) const {
+  __device__ static void advance(Place& at) {
     at.unit += kWarps;
     at.u += kWarps;
-    settle(at, false);
   }
 
-  // Starts the copy of the next unit into `stage`; a group of copies whether there is one or not.
-  __device__ void fetch(int stage) {
-    if (valid(fetched.segment)) {
+  // Starts the copy of the next unit, if there is one, into `stage`; a group of copies in any case. turn: of the item
+  // at hand.
+  __device__ bool fetch(int stage, int turn) {
+    const bool any = settle(fetched, turn + work.ahead);
+    if (any) {
       const Matrix& m = matrix(fetched.which);
       const unsigned char* w =
           m.w + (fetched.which < 0 ? 0 : int64_t(chosen.expert[fetched.which]) * m.n * m.row_bytes);
@@ -261,11 +249,12 @@ struct Kernel {
       advance(fetched);
     }
     cp_async_commit();
+    return any;
   }
 
   // The x of the unit at `loaded`: kPerLoad values at a time of the shared expert's input or of a chosen expert's.
-  __device__ void load_x() {
-    const bool any = valid(loaded.segment);
+  __device__ void load_x(int turn) {
+    const bool any = settle(loaded, turn + work.ahead);
     const int64_t k = matrix(loaded.which).k;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c) {
@@ -292,11 +281,11 @@ struct Kernel {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
   }
 
-  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], int stage) {
+  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], int stage, int turn) {
     uint32_t now[V::kSteps][V::kColumns][V::kPerLoad / 2];
 #pragma unroll
     for (int i = 0; i < V::kSteps * V::kColumns * V::kPerLoad / 2; ++i) (&now[0][0][0])[i] = (&x[0][0][0])[i];
-    load_x();  // arrives while the next unit is waited for
+    load_x(turn);  // arrives while the next unit is waited for
     cp_async_wait<V::kStages - 1>();
 #pragma unroll
     for (int b = 0; b < V::kBlocks; ++b)
@@ -318,12 +307,12 @@ struct Kernel {
 
   // ---- the end of a tile
 
-  // v: output `o` of tile `of_tile`, complete. By whole warps.
-  __device__ void store(int p, int of_tile, int o, float v) const {
+  // v: output `o` of a tile, complete. By whole warps.
+  __device__ void store(int tile, int o, float v) const {
     const int of_lane = o % 128 / 4, i = o % 4, column = o / 128 % V::kColumns, block = o / (128 * V::kColumns);
     const int token = 8 * column + 2 * (of_lane % 4) + i % 2;
     int row, which;
-    locate(p, of_tile, which, row);
+    locate(tile, which, row);
     const Matrix& m = matrix(which);
     row += 16 * block + of_lane / 4 + (i >= 2 ? 8 : 0);
     if constexpr (mode == Mode::up) {
@@ -349,20 +338,17 @@ struct Kernel {
     }
   }
 
-  // This block's part of output o of a split tile. True, in the whole warp, where v has become the sum of all parts.
-  __device__ bool add_parts(int p, const Phase& f, int of_tile, int o, float& v) const {
-    const int first = f.block_of(of_tile * units_a_tile), mine = int(blockIdx.x) - first;
-    const int n_parts = f.block_of((of_tile + 1) * units_a_tile - 1) - first + 1;
-    // A block has at most one tile that began before it and one that ends after it.
-    auto part_of = [&](int i) {
-      return a.parts + ((int64_t(p) * gridDim.x + first + i) * 2 + (i == 0)) * V::kOutputs + o;
-    };
-    uint32_t* counter = a.counters + (p * int(gridDim.x) + first) * (V::kOutputs / 32) + o / 32;
+  // This block's part of output o of a tile of several pieces. True, in the whole warp, where v has become the sum of all
+  // parts, in their order whoever comes last.
+  __device__ bool add_parts(const Item& i, int o, float& v) const {
+    const int n_parts = work.pieces;
+    float* parts = a.parts + int64_t(i.tile) * n_parts * V::kOutputs + o;
+    uint32_t* counter = a.arrived + i.tile * (V::kOutputs / 32) + o / 32;
     uint32_t arrived = 0;
     if (lane == 0) arrived = load_acquire_gpu(counter);
     arrived = __shfl_sync(kAllLanes, arrived, 0);
     if (int(arrived) != n_parts - 1) {
-      __stcg(part_of(mine), v);
+      __stcg(parts + i.piece * V::kOutputs, v);
       __syncwarp();  // with the release that follows: the whole warp's parts are there for who sees the count
       if (lane == 0) arrived = fetch_add_gpu(counter, 1);
       arrived = __shfl_sync(kAllLanes, arrived, 0);
@@ -371,49 +357,55 @@ struct Kernel {
     __syncwarp();
     if (lane == 0) *counter = 0;
     float sum = 0;
-    for (int i = 0; i < n_parts; ++i) sum += i == mine ? v : __ldcg(part_of(i));
+    for (int p = 0; p < n_parts; ++p) sum += p == i.piece ? v : __ldcg(parts + p * V::kOutputs);
     v = sum;
     return true;
   }
 
-  // All threads. turn: tiles this block has ended before; the work goes round among the warps.
-  __device__ void end_tile(const float (&sums)[V::kBlocks][V::kColumns][4], int p, const Phase& f, int of_tile,
-                           bool whole, int turn) {
-    __syncthreads();  // the tile before has been read
+  // Thread 0: the ticket asked for an item ago becomes an item of the block, for all to see behind the next barrier. A
+  // block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
+  __device__ void take_ticket(int turn) {
+    const int i = n_given() + int(drawn), n = n_items();
+    queue[turn % kQueue] = i;
+    drawing = i < n;
+    if (i == n + int(gridDim.x) - 1) *a.ticket = 0;
+  }
+
+  // All threads. The work of the sums' end goes round among the warps.
+  __device__ void end_item(const float (&sums)[V::kBlocks][V::kColumns][4], const Item& i) {
+    __syncthreads();  // the item before has been read
 #pragma unroll
     for (int b = 0; b < V::kBlocks; ++b)
 #pragma unroll
       for (int c = 0; c < V::kColumns; ++c)
         *reinterpret_cast<float4*>(meeting + warp * V::kOutputs + (b * V::kColumns + c) * 128 + 4 * lane) =
             make_float4(sums[b][c][0], sums[b][c][1], sums[b][c][2], sums[b][c][3]);
+    if (drawing) take_ticket(i.turn + 1 + work.ahead);
     __syncthreads();
+    if (drawing) drawn = fetch_add_gpu(a.ticket, 1);
     constexpr int kTurns = kThreads / V::kOutputs;
-    const int o = int(threadIdx.x) - turn % kTurns * V::kOutputs;
+    const int o = int(threadIdx.x) - i.turn % kTurns * V::kOutputs;
     if (o < 0 || o >= V::kOutputs) return;
     float v = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) v += meeting[w * V::kOutputs + o];
-    if (whole || add_parts(p, f, of_tile, o, v)) store(p, of_tile, o, v);
+    if (work.pieces == 1 || add_parts(i, o, v)) store(i.tile, o, v);
   }
 
   __device__ void run(int stages_filled) {
-    for (int i = stages_filled; i < V::kStages; ++i) fetch(i);
-    enter(loaded, 0, warp);
-    load_x();
-    int stage = 0, turn = 0;
-    Segment s = first_segment(0);
-    for (int unit = s.begin + warp; valid(s); ++turn) {
+    for (int i = stages_filled; i < V::kStages; ++i) fetch(i, 0);
+    load_x(0);
+    drawing = threadIdx.x == 0 && n_items() > n_given();
+    if (drawing) drawn = fetch_add_gpu(a.ticket, 1);
+    int stage = 0;
+    for (Item i = item(0); i.tile != kNone; i = item(i.turn + 1)) {
       float sums[V::kBlocks][V::kColumns][4] = {};
-      for (; unit < s.end; unit += kWarps) {
-        multiply(sums, stage);
-        fetch(stage);
-        if (!valid(fetched.segment)) let_successor_start();
+      for (int unit = i.begin + warp; unit < i.end; unit += kWarps) {
+        multiply(sums, stage, i.turn);
+        if (!fetch(stage, i.turn)) let_successor_start();
         stage = stage + 1 == V::kStages ? 0 : stage + 1;
       }
-      end_tile(sums, s.phase, phase(s.phase), s.tile, s.begin == 0 && s.end == units_a_tile, turn);
-      unit -= s.end;
-      s = next_segment(s);
-      unit += s.begin;
+      end_item(sums, i);
     }
     cp_async_wait<0>();  // the last groups, which are empty
   }
@@ -427,32 +419,30 @@ constexpr size_t shared_bytes() {
 template <class V, Mode mode>
 __global__ void __launch_bounds__(kThreads, V::kColumns == 1 ? 2 : 1) small_m_kernel(const __grid_constant__ Args a) {
   __shared__ Chosen<V::kTokens> chosen;
-  __shared__ Phase phases[kPhases<mode>];
+  __shared__ Work work;
+  __shared__ int queue[kQueue];
   uint4* ring = dynamic_shared<uint4>();
-  Kernel<V, mode> kernel{a, chosen, phases};
+  Kernel<V, mode> kernel{a, chosen, work, queue};
   kernel.ring = ring + threadIdx.x;
   kernel.meeting = reinterpret_cast<float*>(ring + V::kStages * V::kLoads * kThreads);
-  const int tiles = (a.shared.n + V::kTileRows - 1) / V::kTileRows;
-  kernel.units_a_tile = a.shared.units;
   if constexpr (mode == Mode::down) {  // the route was complete before the kernel before this one passed its wait (ops.h)
     if (threadIdx.x < 32) find_chosen(a, chosen);
     __syncthreads();
-    kernel.units_a_tile += chosen.n * a.routed.units;
   }
-  if (threadIdx.x < kPhases<mode>) phases[threadIdx.x].split(threadIdx.x == 0 ? tiles : 0, kernel.units_a_tile);
+  if (threadIdx.x == 0) {
+    work.n_tiles = work.n_shared = (a.shared.n + V::kTileRows - 1) / V::kTileRows;
+    work.units_a_tile = a.shared.units + (mode == Mode::down ? chosen.n * a.routed.units : 0);
+    kernel.cut();
+  }
   __syncthreads();
-  kernel.enter(kernel.fetched, 0, kernel.warp);
   int filled = 0;
-  for (; filled < V::kStages && (mode != Mode::up || kernel.valid(kernel.fetched.segment)); ++filled) kernel.fetch(filled);
+  while (filled < V::kStages && (kernel.settle(kernel.fetched, work.ahead) || mode != Mode::up)) kernel.fetch(filled++, 0);
   wait_for_predecessor();
   if constexpr (mode == Mode::up) {
     if (threadIdx.x < 32) find_chosen(a, chosen);
-    __syncthreads();  // and nobody looks at the second phase any more
-    if (threadIdx.x == 0)
-      phases[1].split(chosen.n * ((a.routed.n + V::kTileRows - 1) / V::kTileRows), kernel.units_a_tile);
+    __syncthreads();  // and nobody looks at the number of tiles meanwhile
+    if (threadIdx.x == 0) work.n_tiles += chosen.n * ((a.routed.n + V::kTileRows - 1) / V::kTileRows);
     __syncthreads();
-    // Of the second phase nothing was known: its walk begins now, with the turn that the first one ended with.
-    if (kernel.fetched.segment.phase == 1) kernel.enter(kernel.fetched, 1, kernel.fetched.unit);
   }
   kernel.run(filled);
 }
@@ -476,16 +466,24 @@ Matrix matrix(const PackedWeight& w) {
 
 template <class V, Mode mode>
 void start(const OpContext& ctx, Args a, const PackedWeight& shared, const PackedWeight* routed) {
-  Scratch scratch(ctx.work);
-  a.parts = scratch.take_array<float>(int64_t(2) * ctx.gpu.n_sms * 2 * V::kOutputs);
-  if (ctx.measuring()) return;
+  // So many items a block that the last one of all costs little, and as few pieces of tiles as that takes.
+  constexpr int64_t kItemsABlock = 16;
   a.shared = matrix<V>(shared);
   if (routed) a.routed = matrix<V>(*routed);
-  a.counters = ctx.gpu.counters;
-  L4_CHECK(2 * ctx.gpu.n_sms * (V::kOutputs / 32) <= Gpu::kCounters, ctx.gpu.n_sms, " multiprocessors");
-  auto units = [](const Matrix& m) { return int64_t(m.units) * ((m.n + V::kTileRows - 1) / V::kTileRows); };
-  L4_CHECK((units(a.shared) + a.n_slots * units(a.routed)) * ctx.gpu.n_sms < int64_t(1) << 32, shared.spec.name,
-           ": more units than 32 bits count");
+  auto tiles_of = [](const Matrix& m) { return int64_t(m.n + V::kTileRows - 1) / V::kTileRows; };
+  // At most: how many experts are chosen is known on the device.
+  const int64_t chosen = routed ? std::min(a.n_slots, a.n_experts) : 0;
+  const int64_t tiles = tiles_of(a.shared) + (mode == Mode::up ? chosen * tiles_of(a.routed) : 0);
+  const int64_t units = a.shared.units + (mode == Mode::down ? chosen * a.routed.units : 0);
+  const int64_t items = kItemsABlock * ctx.gpu.n_sms;
+  a.pieces = int(std::clamp<int64_t>((items + tiles / 2) / tiles, 1, std::max<int64_t>(units / kWarps, 1)));
+  Scratch scratch(ctx.work);
+  if (a.pieces > 1) a.parts = scratch.take_array<float>(tiles * a.pieces * V::kOutputs);
+  if (ctx.measuring()) return;
+  a.ticket = ctx.gpu.counters;
+  a.arrived = ctx.gpu.counters + 1;
+  L4_CHECK(a.pieces == 1 || 1 + tiles * (V::kOutputs / 32) <= Gpu::kCounters, tiles, " tiles");
+  L4_CHECK(tiles * a.pieces < INT_MAX / 2, shared.spec.name, ": ", tiles, " tiles");
   launch({.grid = unsigned(ctx.gpu.n_sms),
           .block = kThreads,
           .shared_bytes = shared_bytes<V, mode>(),

@@ -209,6 +209,11 @@ TEST_CASE("cuda matmul: small_m with every number of rows and tiles split in any
       }
     check_linear(gpu, {3, 33, 1536, DType::bf16, WeightFormat::bf16, DType::f32, DType::f32, true},
                  cuda::small_m_linear);
+    // More items than blocks are given: they draw; tiles of several pieces.
+    for (int64_t m : {1, 7, 12})
+      for (auto [n, k] : {std::array<int64_t, 2>{500, 72}, {70, 2120}, {16, 5000}})
+        check_linear(gpu, {m, n, k, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, false},
+                     cuda::small_m_linear);
   }
 }
 
@@ -230,7 +235,8 @@ TEST_CASE("cuda matmul: small_m's feed-forward block, shared and routed in one l
                              FfnCase{4, 64, 32, 72, 16, 1}, FfnCase{8, 64, 32, 32, 4, 1, FfnCase::one},
                              FfnCase{5, 40, 16, 24, 4, 2}, FfnCase{16, 64, 40, 24, 7, 1}, FfnCase{16, 32, 16, 16, 6, 2},
                              FfnCase{11, 64, 8, 16, 2, 1, FfnCase::some, 3, 2},
-                             FfnCase{3, 64, 8, 16, 2, 1, FfnCase::some, 3, 2}, FfnCase{2, 1096, 16, 16, 2, 1}})
+                             FfnCase{3, 64, 8, 16, 2, 1, FfnCase::some, 3, 2}, FfnCase{2, 1096, 16, 16, 2, 1},
+                             FfnCase{2, 2200, 120, 136, 3, 1}, FfnCase{7, 40, 2200, 1100, 4, 1}})
       check_ffn(gpu, c, DType::bf16, cuda::small_m_ffn_up, cuda::small_m_ffn_down);
   }
 }
