@@ -18,12 +18,12 @@ class TextModel {
 
  private:
   using Layer = LayerWeightsOf<Tensor, PackedWeight>;
-  struct Hidden {
-    View h;       // [T, D] A: normalised input of the feed-forward
-    Route route;  // empty in dense layers
-  };
-  Hidden attention_block(const Rank& rank, int64_t l, const StepPlan& step, const KvLayer& kv, const View& x) const;
-  void ffn_block(const Rank& rank, int64_t l, const Hidden& in, const View& x) const;
+  // Both begin with h [T, D], the norm of x, and leave both renewed. The route is empty in dense layers.
+  Route attention_block(const Rank& rank, int64_t l, const StepPlan& step, const KvLayer& kv, const View& x,
+                        const View& h) const;
+  void ffn_block(const Rank& rank, int64_t l, const StepPlan& step, const Route& route, const View& x,
+                 const View& h) const;
+  View norm_before(const Rank& rank, int64_t l, const StepPlan& step) const;
   const Layer& layer(const Rank& rank, int64_t l) const { return weights_.layers[size_t(l - rank.shard.layers.begin)]; }
 
   const TextConfig& text_;

@@ -62,6 +62,7 @@ class Backend {
   virtual bool must_record(const StepPlan&) const { return false; }
   virtual void record_step(const StepPlan&, const std::function<View()>& /*issue*/) {}
   virtual void embed(const EmbedArgs&) = 0;
+  virtual void norm(const NormArgs&) = 0;
   virtual void qkv(const QkvArgs&) = 0;
   virtual void attention(const AttentionArgs&) = 0;
   virtual void attn_out(const AttnOutArgs&) = 0;

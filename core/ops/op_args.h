@@ -90,15 +90,25 @@ struct EmbedArgs {
   Arena* work;
 };
 
-// h = RMSNorm(x) with two roundings; q, k, v = h W^T (+ b), rounded to A;
+// h = RMSNorm(x) with two roundings, of all rows, or of step->out_rows alone. Only where a stage of the pipeline begins
+// and before the head of a step that does not want all rows' logits: all other norms belong to the sum before them.
+struct NormArgs {
+  const StepPlan* step;
+  bool out_rows;
+  View x;            // [T, D] A
+  View norm_weight;  // [D] A
+  float norm_eps;
+  View h;            // out [T or n_out, D] A
+  Arena* work;
+};
+
+// q, k, v = h W^T (+ b), rounded to A;
 // RoPE layers: adjacent pairs rotated in fp32 and rounded, then (qk_norm) the weightless RMS norm over hd, rounded;
 // NoPE layers: q scaled by 1 + attn_scale * log1p(floor((p + 1) / floor_scale)) in fp32 and rounded (temperature).
 // k and v go to the pages, q to `q`.
 struct QkvArgs {
   const StepPlan* step;
-  View x;                    // [T, D] A
-  View norm_weight;          // [D] A
-  float norm_eps;
+  View h;                    // [T, D] A
   const PackedWeight* w;     // [(H + 2K) * hd, D]: rows of q, then k, then v
   View inv_freq;             // [hd / 2] f32 in HOST memory; empty on NoPE layers
   bool qk_norm;
@@ -157,7 +167,7 @@ struct FfnUpArgs {
 };
 
 // y = round(shared down) + round(sum over the row's local experts of round(down)), summed over ranks;
-// x = x + y rounded to A.
+// x = x + y rounded to A; h = RMSNorm(x), for the next layer or the head.
 struct FfnDownArgs {
   View act_shared;              // [T, F_s] A
   const PackedWeight* shared;   // [D, F_s]
@@ -166,16 +176,16 @@ struct FfnDownArgs {
   int64_t first_expert;
   Route route;
   View x;                       // in/out [T, D] A
+  View norm_weight;             // [D] A; empty: no h
+  float norm_eps;
+  View h;                       // out [T, D] A
   Comm* comm;
   Arena* work;
 };
 
-// logits of step->out_rows: RMSNorm, W^T, rounded to A, written as float32, all ranks' vocabulary parts side by side.
+// logits = h W^T, rounded to A, written as float32, all ranks' vocabulary parts side by side.
 struct HeadArgs {
-  const StepPlan* step;
-  View x;                 // [T, D] A
-  View norm_weight;       // [D] A
-  float norm_eps;
+  View h;                 // [n_out, D] A: the norm of step->out_rows
   const PackedWeight* w;  // [V_local, D]
   View logits;            // out [n_out, V] f32
   Comm* comm;

@@ -40,7 +40,7 @@ struct StepPlan {
   std::vector<int32_t> positions;  // [T] 0-based position in its sequence (rotation, temperature)
   KvPlan kv[kNumAttentionKinds];   // by AttentionKind
   std::vector<ImageRow> image_rows;
-  std::vector<int32_t> out_rows;   // [n_out] rows whose logits are wanted, ascending
+  std::vector<int32_t> out_rows;   // [n_out] rows whose logits are wanted, ascending, each once
   std::vector<PageCopy> page_copies;
 
   int64_t n_rows() const { return int64_t(ids.size()); }

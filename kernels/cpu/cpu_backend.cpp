@@ -72,13 +72,16 @@ void CpuBackend::embed(const EmbedArgs& args) {
   place_features(pool_, args);
 }
 
+void CpuBackend::norm(const NormArgs& args) {
+  rms_norm({pool_, *args.work}, args.x, args.out_rows ? args.step->out_rows.data() : nullptr, args.norm_weight,
+           args.norm_eps, args.h);
+}
+
 void CpuBackend::qkv(const QkvArgs& args) {
   OpContext ctx{pool_, *args.work};
   Scratch scratch(ctx.work);
-  View h = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
-  View qkv = scratch.take(args.x.dtype, {args.x.rows(), args.w->spec.n});
-  rms_norm(ctx, args.x, nullptr, args.norm_weight, args.norm_eps, h);
-  cpu::linear(ctx, h, *args.w, qkv);
+  View qkv = scratch.take(args.h.dtype, {args.h.rows(), args.w->spec.n});
+  cpu::linear(ctx, args.h, *args.w, qkv);
   finish_qkv(ctx, args, qkv);
 }
 
@@ -175,24 +178,23 @@ void CpuBackend::ffn_down(const FfnDownArgs& args) {
   }
   if (!ctx.measuring()) args.comm->all_reduce_sum(sums);
   add_residual(ctx, sums, args.x);
+  if (args.norm_weight) rms_norm(ctx, args.x, nullptr, args.norm_weight, args.norm_eps, args.h);
 }
 
 void CpuBackend::head(const HeadArgs& args) {
   OpContext ctx{pool_, *args.work};
   Scratch scratch(ctx.work);
-  const int64_t n_out = args.step->n_out(), d = args.x.cols(), v_local = args.w->spec.n, ranks = args.comm->size();
-  View h = scratch.take(args.x.dtype, {n_out, d});
-  rms_norm(ctx, args.x, args.step->out_rows.data(), args.norm_weight, args.norm_eps, h);
+  const int64_t n_out = args.h.rows(), v_local = args.w->spec.n, ranks = args.comm->size();
   L4_CHECK(args.logits.elements() == n_out * v_local * ranks);
   if (ranks == 1) {
-    cpu::linear(ctx, h, *args.w, args.logits);
-    round_values(ctx, args.logits, args.x.dtype);
+    cpu::linear(ctx, args.h, *args.w, args.logits);
+    round_values(ctx, args.logits, args.h.dtype);
     return;
   }
   View part = scratch.take(DType::f32, {n_out, v_local});
   View parts = scratch.take(DType::f32, {ranks, n_out, v_local});
-  cpu::linear(ctx, h, *args.w, part);
-  round_values(ctx, part, args.x.dtype);
+  cpu::linear(ctx, args.h, *args.w, part);
+  round_values(ctx, part, args.h.dtype);
   if (ctx.measuring()) return;
   args.comm->all_gather(part, parts);
   for (int64_t i = 0; i < n_out; ++i)

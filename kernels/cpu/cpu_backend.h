@@ -31,6 +31,7 @@ class CpuBackend : public Backend {
   void begin_step(const StepPlan& step) override;
   View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) override;
   void embed(const EmbedArgs&) override;
+  void norm(const NormArgs&) override;
   void qkv(const QkvArgs&) override;
   void attention(const AttentionArgs&) override;
   void attn_out(const AttnOutArgs&) override;

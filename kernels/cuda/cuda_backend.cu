@@ -197,13 +197,16 @@ void CudaBackend::embed(const EmbedArgs& args) {
   place_features(ctx, args);
 }
 
+void CudaBackend::norm(const NormArgs& args) {
+  rms_norm(context(args.work), args.x, args.out_rows ? gpu_.step.out_rows : nullptr, args.norm_weight, args.norm_eps,
+           args.h);
+}
+
 void CudaBackend::qkv(const QkvArgs& args) {
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
-  View h = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
-  View qkv = scratch.take(args.x.dtype, {args.x.rows(), args.w->spec.n});
-  rms_norm(ctx, args.x, nullptr, args.norm_weight, args.norm_eps, h);
-  cuda::linear(ctx, h, *args.w, qkv, args.x.dtype);
+  View qkv = scratch.take(args.h.dtype, {args.h.rows(), args.w->spec.n});
+  cuda::linear(ctx, args.h, *args.w, qkv, args.h.dtype);
   finish_qkv(ctx, args, qkv);
 }
 
@@ -240,23 +243,25 @@ void CudaBackend::ffn_down(const FfnDownArgs& args) {
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
   cuda::ffn_down(ctx, args, y);
   const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm);
-  add_residual(ctx, y, args.x, peers ? &*peers : nullptr);
+  if (args.norm_weight)
+    add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, nullptr, {},
+                            peers ? &*peers : nullptr);
+  else
+    add_residual(ctx, y, args.x, peers ? &*peers : nullptr);
 }
 
 void CudaBackend::head(const HeadArgs& args) {
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
-  const int64_t n_out = args.step->n_out(), d = args.x.cols(), v_local = args.w->spec.n, ranks = args.comm->size();
-  View h = scratch.take(args.x.dtype, {n_out, d});
-  rms_norm(ctx, args.x, gpu_.step.out_rows, args.norm_weight, args.norm_eps, h);
+  const int64_t n_out = args.h.rows(), v_local = args.w->spec.n, ranks = args.comm->size();
   L4_CHECK(args.logits.elements() == n_out * v_local * ranks);
   if (ranks == 1) {
-    cuda::linear(ctx, h, *args.w, args.logits, args.x.dtype);
+    cuda::linear(ctx, args.h, *args.w, args.logits, args.h.dtype);
     return;
   }
   View part = scratch.take(DType::f32, {n_out, v_local});
   View parts = scratch.take(DType::f32, {ranks, n_out, v_local});
-  cuda::linear(ctx, h, *args.w, part, args.x.dtype);
+  cuda::linear(ctx, args.h, *args.w, part, args.h.dtype);
   if (ctx.measuring()) return;
   args.comm->all_gather(part, parts);
   const size_t width = size_t(v_local) * sizeof(float);

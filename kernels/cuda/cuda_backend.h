@@ -45,6 +45,7 @@ class CudaBackend : public Backend {
   bool must_record(const StepPlan& step) const override;
   void record_step(const StepPlan& step, const std::function<View()>& issue) override;
   void embed(const EmbedArgs&) override;
+  void norm(const NormArgs&) override;
   void qkv(const QkvArgs&) override;
   void attention(const AttentionArgs&) override;
   void attn_out(const AttnOutArgs&) override;

@@ -38,7 +38,7 @@ std::string linear_kernel_of(const PackedWeight& w, const View& x) {
 }  // namespace
 
 std::string CudaBackend::kernel_of(const QkvArgs& args) const {
-  return linear_kernel_of(*args.w, args.x);
+  return linear_kernel_of(*args.w, args.h);
 }
 std::string CudaBackend::kernel_of(const AttentionArgs& args) const {
   return choose_attention(attention_shape(args), args.step->of(args.kv.kind).spans).str();
@@ -53,7 +53,7 @@ std::string CudaBackend::kernel_of(const FfnDownArgs& args) const {
   return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.x.rows()));
 }
 std::string CudaBackend::kernel_of(const HeadArgs& args) const {
-  return linear_kernel_name(args.w->spec, args.x.dtype, args.step->n_out());
+  return linear_kernel_of(*args.w, args.h);
 }
 
 }  // namespace l4

@@ -25,7 +25,8 @@ void layer_norm(const OpContext&, const View& in, const LayerNormWeights& norm, 
 // x = round(x + y), y [T, D] A. With peers (peer_comm.h: links_for) y is this rank's part of the sum, which is made on the
 // way; it is kept as it is.
 void add_residual(const OpContext&, const View& y, const View& x, const PeerLinks* peers = nullptr);
-// The end of attn_out in one kernel: x = round(x + y); h = RMSNorm(x); route by the router [E, D] unless it is null.
+// The end of attn_out and of ffn_down in one kernel: x = round(x + y); h = RMSNorm(x); route by the router [E, D] unless it
+// is null.
 void add_residual_norm_route(const OpContext&, const View& y, const View& x, const View& norm_weight, float eps,
                              const View& h, const PackedWeight* router, const Route& route,
                              const PeerLinks* peers = nullptr);

@@ -46,6 +46,7 @@ class StageRecorder : public Backend {
   void begin_step(const StepPlan& step) override { to_.begin_step(step); }
   View run_step(const StepPlan&, const std::function<View()>& issue, bool) override { return issue(); }
   void embed(const EmbedArgs& args) override { to_.embed(args); }
+  void norm(const NormArgs& args) override { to_.norm(args); }
   void qkv(const QkvArgs& args) override;
   void attention(const AttentionArgs& args) override;
   void attn_out(const AttnOutArgs& args) override;

@@ -64,9 +64,7 @@ TEST_CASE("cpu rope: q to its tensor, k and v to their pages, with every combina
              f = inverse_frequencies(c.hd);
       const Doubles before = doubles(qkv);
       QkvArgs args{.step = &cache.step,
-                   .x = {},
-                   .norm_weight = {},
-                   .norm_eps = 0,
+                   .h = {},
                    .w = nullptr,
                    .inv_freq = c.rope ? f.view : View{},
                    .qk_norm = c.qk_norm,
@@ -126,9 +124,7 @@ TEST_CASE("cpu rope: a float32 step writes a bf16 cache, and a cache type that i
   PagedCache cache(numbers, DType::bf16, 1, 8, 4, {{3, 2}});
   Values qkv = numbers.tensor(DType::f32, {2, 24}), q(DType::f32, {2, 1, 8});
   QkvArgs args{.step = &cache.step,
-               .x = {},
-               .norm_weight = {},
-               .norm_eps = 0,
+               .h = {},
                .w = nullptr,
                .inv_freq = {},
                .qk_norm = false,

@@ -142,11 +142,9 @@ void on_ranks(int n, Body&& body) {
   for (std::thread& t : threads) t.join();
 }
 
-QkvArgs qkv_args(const Layer& l, const PagedCache& cache, const Values& x, const View& q, bool rope) {
+QkvArgs qkv_args(const Layer& l, const PagedCache& cache, const Values& h, const View& q, bool rope) {
   return {.step = &cache.step,
-          .x = x,
-          .norm_weight = l.norm1,
-          .norm_eps = float(kEps),
+          .h = h,
           .w = &l.qkv.packed,
           .inv_freq = rope ? l.inv_freq.view : View{},
           .qk_norm = rope,
@@ -161,7 +159,7 @@ QkvArgs qkv_args(const Layer& l, const PagedCache& cache, const Values& x, const
 
 }  // namespace
 
-TEST_CASE("cpu stages: qkv is norm, projection, and what finish_qkv does") {
+TEST_CASE("cpu stages: norm of all rows and of some; qkv is projection and what finish_qkv does") {
   ThreadPool pool(2);
   std::unique_ptr<Comm> one = make_single_comm();
   Device device(2);
@@ -171,13 +169,20 @@ TEST_CASE("cpu stages: qkv is norm, projection, and what finish_qkv does") {
     const int64_t t = 13;
     PagedCache cache(numbers, a, kKv, kHd, 8, {{3, t}});
     Values x = numbers.tensor(a, {t, kHidden}, -2, 2), q(a, {t, kHeads, kHd});
-    QkvArgs args = qkv_args(l, cache, x, q, false);
+    Values h(a, {t, kHidden}), some(a, {2, kHidden});
+    cache.step.out_rows = {4, 11};
+    QkvArgs args = qkv_args(l, cache, h, q, false);
     args.temperature = false;
     device.run([&](Backend& backend, Arena& work) {
+      backend.norm({&cache.step, false, x, l.norm1, float(kEps), h, &work});
+      backend.norm({&cache.step, true, x, l.norm1, float(kEps), some, &work});
       args.work = &work;
       backend.qkv(args);
     });
-    Rows want = ref_linear(ref_norm(rows_of(x, t), l.norm1, kEps), l.qkv);
+    Rows normed = ref_norm(rows_of(x, t), l.norm1, kEps);
+    CHECK(difference(h, normed.v, ones(normed.v, 4), tolerance::kStage) == "");
+    for (int64_t i : {0, 1}) CHECK(same_bits(some.view.slice(i, 1), h.view.slice(cache.step.out_rows[size_t(i)], 1)));
+    Rows want = ref_linear(normed, l.qkv);
     Values got(a, {t, want.d});
     for (int64_t r = 0; r < t; ++r)
       for (int64_t i = 0; i < want.d; ++i) {
@@ -275,7 +280,7 @@ TEST_CASE("cpu stages: feed-forward, dense and routed, one and two experts a row
         }
 
         auto run = [&](Device& d, Comm& comm, const PackedWeight& su, const PackedWeight& sd, const PackedWeight* up,
-                       const PackedWeight* down, int64_t first, const Values& x) {
+                       const PackedWeight* down, int64_t first, const Values& x, const View& next) {
           Values act_shared(a, {t, su.spec.n / 2}), act_routed(a, {t * r.route.top_k, up ? up->spec.n / 2 : 1});
           Route route = moe ? r.route : Route{};
           d.run([&](Backend& backend, Arena& work) {
@@ -295,6 +300,9 @@ TEST_CASE("cpu stages: feed-forward, dense and routed, one and two experts a row
                               .first_expert = first,
                               .route = route,
                               .x = x,
+                              .norm_weight = next ? l.norm1.view : View{},
+                              .norm_eps = float(kEps),
+                              .h = next,
                               .comm = &comm,
                               .work = &work});
           });
@@ -317,17 +325,21 @@ TEST_CASE("cpu stages: feed-forward, dense and routed, one and two experts a row
         }
         Rows want = ref_add(rows_of(x0, t), y);
 
-        Values x = x0;
-        run(device, *one, l.shared_up.packed, l.shared_down.packed, moe ? &l.up.packed : nullptr,
-            moe ? &l.down.packed : nullptr, 0, x);
+        Values x = x0, next(a, {t, kHidden}), last = x0;
+        for (bool is_last : {false, true})
+          run(device, *one, l.shared_up.packed, l.shared_down.packed, moe ? &l.up.packed : nullptr,
+              moe ? &l.down.packed : nullptr, 0, is_last ? last : x, is_last ? View{} : next.view);
         Tolerance close = tolerance::kStage;
         close.bf16_differ = 0.01;  // one rank rounds exactly where the reference does
         CHECK(difference(x, want.v, ones(want.v, 4), close) == "");
+        CHECK(same_bits(last, x));
+        Rows want_next = ref_norm(rows_of(x, t), l.norm1, kEps);
+        CHECK(difference(next, want_next.v, ones(want_next.v, 4), tolerance::kStage) == "");
 
         for (bool ep : {false, true}) {
           if (ep && !moe) continue;
           INFO(cat("two ranks, ", ep ? "EP" : "TP"));
-          Values parts[2] = {x0, x0};
+          Values parts[2] = {x0, x0}, nexts[2] = {next, next};
           on_ranks(2, [&](int rank, Comm& comm, Device& d) {
             Backend& b = *d.backend;
             const int64_t f0 = rank * kFfn / 2, f1 = f0 + kFfn / 2;  // of the shared expert's columns
@@ -341,9 +353,10 @@ TEST_CASE("cpu stages: feed-forward, dense and routed, one and two experts a row
               up = part_of(b, l.up, 0, 4, f0, f1, 0, kHidden, true);
               down = part_of(b, l.down, 0, 4, 0, kHidden, f0, f1);
             }
-            run(d, comm, su, sd, moe ? &up : nullptr, moe ? &down : nullptr, ep ? 2 * rank : 0, parts[rank]);
+            run(d, comm, su, sd, moe ? &up : nullptr, moe ? &down : nullptr, ep ? 2 * rank : 0, parts[rank],
+                nexts[rank]);
           });
-          CHECK(same_bits(parts[0], parts[1]));
+          CHECK((same_bits(parts[0], parts[1]) && same_bits(nexts[0], nexts[1])));
           CHECK(difference(parts[0], want.v, ones(want.v, 4), tolerance::kStage) == "");
         }
       }
@@ -362,9 +375,9 @@ TEST_CASE("cpu stages: embedding and head, whole and with the vocabulary split o
     step.ids[0] = 0, step.ids[1] = kVocab - 1, step.ids[2] = kVocab / 2, step.ids[3] = kVocab / 2 - 1;
     step.image_rows = {{5, 2}, {6, 0}};
     step.out_rows = {0, 4, 8};
-    Values x(a, {9, kHidden}), logits(DType::f32, {3, kVocab});
+    Values x(a, {9, kHidden}), h(a, {3, kHidden}), logits(DType::f32, {3, kVocab});
     auto run = [&](Device& d, Comm& comm, const View& part, int64_t first, const PackedWeight& head, const Values& to,
-                   const Values& out) {
+                   const Values& normed, const Values& out) {
       d.run([&](Backend& backend, Arena& work) {
         backend.begin_step(step);
         backend.embed({.step = &step,
@@ -374,17 +387,15 @@ TEST_CASE("cpu stages: embedding and head, whole and with the vocabulary split o
                        .x = to,
                        .comm = &comm,
                        .work = &work});
-        backend.head({.step = &step,
-                      .x = to,
-                      .norm_weight = l.norm3,
-                      .norm_eps = float(kEps),
+        backend.norm({&step, true, to, l.norm3, float(kEps), normed, &work});
+        backend.head({.h = normed,
                       .w = &head,
                       .logits = out,
                       .comm = &comm,
                       .work = &work});
       });
     };
-    run(device, *one, table, 0, l.head.packed, x, logits);
+    run(device, *one, table, 0, l.head.packed, x, h, logits);
     for (int64_t t = 0; t < 9; ++t) {
       const View want = t == 5   ? features.view.slice(2, 1)
                         : t == 6 ? features.view.slice(0, 1)
@@ -400,13 +411,13 @@ TEST_CASE("cpu stages: embedding and head, whole and with the vocabulary split o
     CHECK(difference(logits, want.v, ones(want.v, 4), tolerance) == "");
     for (int64_t i = 0; i < 3 * kVocab; ++i) CHECK(logits.at(i) == round_as(a, logits.at(i)));
 
-    Values xs[2] = {x, x}, outs[2] = {logits, logits};
+    Values xs[2] = {x, x}, hs[2] = {h, h}, outs[2] = {logits, logits};
     on_ranks(2, [&](int rank, Comm& comm, Device& d) {
       const int64_t half = kVocab / 2;
       PackedWeight head = part_of(*d.backend, l.head, 0, 1, rank * half, (rank + 1) * half, 0, kHidden);
       std::memset(xs[rank].view.data, 0xFF, xs[rank].view.bytes());
       std::memset(outs[rank].view.data, 0xFF, outs[rank].view.bytes());
-      run(d, comm, table.view.slice(rank * half, half), rank * half, head, xs[rank], outs[rank]);
+      run(d, comm, table.view.slice(rank * half, half), rank * half, head, xs[rank], hs[rank], outs[rank]);
     });
     for (int rank : {0, 1}) {
       CHECK(same_bits(xs[rank], x));
@@ -444,7 +455,8 @@ TEST_CASE("cpu stages: results independent of batch composition and threads, bit
         Routed r(n, 2);
         *logits = Values(DType::f32, {n, kVocab});
         d.run([&](Backend& backend, Arena& work) {
-          QkvArgs qkv = qkv_args(l, cache, x, q, rope);
+          backend.norm({&step, false, x, l.norm1, float(kEps), h, &work});
+          QkvArgs qkv = qkv_args(l, cache, h, q, rope);
           qkv.step = &step, qkv.work = &work;
           backend.qkv(qkv);
           backend.attention({.step = &step, .q = q, .kv = cache.layer, .scale = 0.25f, .out = attn, .work = &work});
@@ -473,12 +485,12 @@ TEST_CASE("cpu stages: results independent of batch composition and threads, bit
                             .first_expert = 0,
                             .route = r.route,
                             .x = x,
+                            .norm_weight = l.norm3,
+                            .norm_eps = float(kEps),
+                            .h = h,
                             .comm = one.get(),
                             .work = &work});
-          backend.head({.step = &step,
-                        .x = x,
-                        .norm_weight = l.norm3,
-                        .norm_eps = float(kEps),
+          backend.head({.h = h,
                         .w = &l.head.packed,
                         .logits = *logits,
                         .comm = one.get(),

@@ -156,7 +156,7 @@ struct Ffn {
     const PackedWeight* up_routed = experts_up ? &experts_up->device : nullptr;
     const PackedWeight* down_routed = experts_down ? &experts_down->device : nullptr;
     return {{gpu.upload(h), &shared_up.device, up_routed, c.first_expert, route, act_shared, act_routed, nullptr},
-            {act_shared, &shared_down.device, act_routed, down_routed, c.first_expert, route, View{}, nullptr, nullptr},
+            {act_shared, &shared_down.device, act_routed, down_routed, c.first_expert, route, {}, {}, 0, {}, nullptr, nullptr},
             gpu.empty(a, {c.m, c.d})};
   }
   template <class Up, class Down>

@@ -45,9 +45,7 @@ TEST_CASE("cuda rope: q to its tensor, k and v to their pages, as the CPU's with
         const View gqkv = gpu.upload(qkv), gq = gpu.upload(q);
         const KvLayer layer = gpu.upload(cache);
         QkvArgs args{.step = &cache.step,
-                     .x = {},
-                     .norm_weight = {},
-                     .norm_eps = 0,
+                     .h = {},
                      .w = nullptr,
                      .inv_freq = c.rope ? f.view : View{},
                      .qk_norm = c.qk_norm,

@@ -168,7 +168,7 @@ void for_widths_and_types(Body&& body) {
 
 }  // namespace
 
-TEST_CASE("cuda stages: qkv and the pages it writes") {
+TEST_CASE("cuda stages: norm, qkv and the pages it writes") {
   skip_without_gpu();
   for_widths_and_types([](const Widths& w, DType a) {
     for (const StepCase& c : step_cases(w.page))
@@ -188,10 +188,15 @@ TEST_CASE("cuda stages: qkv and the pages it writes") {
         for (PagedCache& each : caches) each.layer.base = each.memory.storage.data() + each.layer.layout.layer_bytes;
         int n = 0;
         auto [want, got] = sides.both([&](Side& side) {
+          NormArgs first{.step = &cache.step,
+                         .out_rows = false,
+                         .x = side.upload(x),
+                         .norm_weight = side.upload(norm),
+                         .norm_eps = kEps,
+                         .h = side.empty(a, {t, w.hidden}),
+                         .work = nullptr};
           QkvArgs args{.step = &cache.step,
-                       .x = side.upload(x),
-                       .norm_weight = side.upload(norm),
-                       .norm_eps = kEps,
+                       .h = first.h,
                        .w = side.pack(qkv),
                        .inv_freq = rope ? inv_freq.view : View{},
                        .qk_norm = rope,
@@ -204,7 +209,8 @@ TEST_CASE("cuda stages: qkv and the pages it writes") {
                        .work = nullptr};
           side.backend->begin_step(cache.step);
           side.run([&](Arena& work) {
-            args.work = &work;
+            first.work = args.work = &work;
+            side.backend->norm(first);
             side.backend->qkv(args);
           });
           side.download(caches[n++]);
@@ -352,6 +358,7 @@ TEST_CASE("cuda stages: feed-forward, dense and routed, with an expert nobody go
             up(sides.pool, numbers, gated("up", experts), scale_of(w.hidden)),
             down(sides.pool, numbers, spec("down", w.hidden, w.ffn, a, experts), scale_of(w.ffn));
         const Values h = numbers.tensor(a, {t, w.hidden}), x0 = numbers.tensor(a, {t, w.hidden}, -2, 2);
+        const Values norm = numbers.tensor(a, {w.hidden}, 0.5, 1.5);
         const int64_t k = std::max<int64_t>(c.top_k, 1);
         Values expert(DType::i32, {t, k}), score(DType::f32, {t, k});
         for (int64_t slot = 0; slot < t * k; ++slot) {
@@ -363,7 +370,8 @@ TEST_CASE("cuda stages: feed-forward, dense and routed, with an expert nobody go
           score.set(slot, round_as(a, numbers.uniform(0.1, 0.9)));
         }
         auto [want, got] = sides.both([&](Side& side) {
-          const View x = side.upload(x0), device_h = side.upload(h);
+          const View x = side.upload(x0), device_h = side.upload(h), device_norm = side.upload(norm);
+          const View last = side.upload(x0);  // the same without a norm to follow
           const Route route = moe ? Route{c.top_k, side.upload(expert), side.upload(score)} : Route{};
           const View act_shared = side.empty(a, {t, w.ffn}), act_routed = side.empty(a, {t * k, w.ffn});
           const PackedWeight *su = side.pack(shared_up), *sd = side.pack(shared_down), *u = side.pack(up),
@@ -379,22 +387,28 @@ TEST_CASE("cuda stages: feed-forward, dense and routed, with an expert nobody go
                                   .act_routed = moe ? act_routed : View{},
                                   .work = &work});
             CHECK(work.mark() == 0);  // a stage leaves nothing behind
-            side.backend->ffn_down({.act_shared = act_shared,
-                                    .shared = sd,
-                                    .act_routed = moe ? act_routed : View{},
-                                    .experts = moe ? d : nullptr,
-                                    .first_expert = c.first_expert,
-                                    .route = route,
-                                    .x = x,
-                                    .comm = sides.one.get(),
-                                    .work = &work});
+            for (bool is_last : {false, true})
+              side.backend->ffn_down({.act_shared = act_shared,
+                                      .shared = sd,
+                                      .act_routed = moe ? act_routed : View{},
+                                      .experts = moe ? d : nullptr,
+                                      .first_expert = c.first_expert,
+                                      .route = route,
+                                      .x = is_last ? last : x,
+                                      .norm_weight = is_last ? View{} : device_norm,
+                                      .norm_eps = kEps,
+                                      .h = is_last ? View{} : device_h,
+                                      .comm = sides.one.get(),
+                                      .work = &work});
           });
-          return side.download(x);
+          CHECK(same_bits(side.download(last), side.download(x)));
+          return std::pair(side.download(x), side.download(device_h));
         });
         // The CPU rounds the shared and the routed part before it adds them, the GPU only their sum.
         Tolerance tolerance = tolerance::kStage;
         tolerance.bf16_differ = 0.3;
-        CHECK(compare(got, want, 4, tolerance) == "");
+        CHECK(compare(got.first, want.first, 4, tolerance) == "");
+        CHECK(compare(got.second, want.second, 4, tolerance) == "");
       }
   });
 }
@@ -431,18 +445,23 @@ TEST_CASE("cuda stages: embedding with image rows, and the head") {
                           .x = x,
                           .comm = sides.one.get(),
                           .work = nullptr};
-          HeadArgs out{.step = &step,
-                       .x = x,
-                       .norm_weight = side.upload(norm),
-                       .norm_eps = kEps,
+          NormArgs last{.step = &step,
+                        .out_rows = true,
+                        .x = x,
+                        .norm_weight = side.upload(norm),
+                        .norm_eps = kEps,
+                        .h = side.empty(a, {step.n_out(), w.hidden}),
+                        .work = nullptr};
+          HeadArgs out{.h = last.h,
                        .w = side.pack(head),
                        .logits = logits,
                        .comm = sides.one.get(),
                        .work = nullptr};
           side.backend->begin_step(step);
           side.run([&](Arena& work) {
-            embed.work = out.work = &work;
+            embed.work = last.work = out.work = &work;
             side.backend->embed(embed);
+            side.backend->norm(last);
             side.backend->head(out);
           });
           return std::pair(side.download(x), side.download(logits));
