@@ -47,8 +47,8 @@ View TextModel::forward(const Rank& r, const StepPlan& step, const KvCache& kv, 
   return logits;
 }
 
-// The norm of all rows with which layer l begins, or the head behind the last layer. Empty where that is on another rank,
-// or takes some of the rows only.
+// The norm of all rows with which layer l begins, or the head behind the last layer. Empty where that is on another
+// rank, or takes some of the rows only.
 View TextModel::norm_before(const Rank& r, int64_t l, const StepPlan& step) const {
   if (l < r.shard.layers.end) return layer(r, l).input_norm.view;
   return r.shard.last_stage() && step.n_out() == step.n_rows() ? weights_.final_norm.view : View{};
@@ -108,7 +108,8 @@ Route TextModel::attention_block(const Rank& r, int64_t l, const StepPlan& step,
   return route;
 }
 
-// SwiGLU of the shared expert (or of a dense layer) and of each row's routed experts; their sum, residual, the next norm.
+// SwiGLU of the shared expert (or of a dense layer) and of each row's routed experts; their sum, residual, the next
+// norm.
 void TextModel::ffn_block(const Rank& r, int64_t l, const StepPlan& step, const Route& route, const View& x,
                           const View& h) const {
   const bool moe = text_.layers[size_t(l)].moe;

@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kThreads)
   PeerExchange peers(links);
   const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = first; i < n; i += stride) peers.push(i, reinterpret_cast<const Word*>(data)[i]);
+  peers.empty_previous();
   for (int64_t i = first; i < n; i += stride) {
     float sum[kPer] = {};
     for (int r = 0; r < links.size; ++r) add(sum, peers.part(r, i, reinterpret_cast<const Word*>(data)), A{});
@@ -68,6 +69,7 @@ __global__ void __launch_bounds__(kThreads) all_gather_kernel(const __grid_const
   PeerExchange peers(links);
   const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = first; i < n; i += stride) peers.push(i, part[i]);
+  peers.empty_previous();
   for (int r = 0; r < links.size; ++r)
     for (int64_t i = first; i < n; i += stride) out[r * out_stride + i] = peers.part(r, i, part);
   peers.finish(n * int64_t(sizeof(Word)));

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "tensor/view.h"
 
@@ -20,16 +21,23 @@ __device__ inline float get(float v) {
 __device__ inline float get(bf16 v) {
   return __bfloat162float(v);
 }
+// To A: the points where the reference rounds. By conversions of pairs, one value of which is nothing: an ordinary
+// instruction (F2FP), where the conversion of one value is the special unit's (F2F). The upper half of a word is a
+// bfloat16's float already.
 template <class A>
-__device__ inline A rounded(float v) {  // to A: the point where the reference rounds
+__device__ inline A rounded(float v) {
   if constexpr (sizeof(A) == sizeof(float))
     return v;
   else
-    return __float2bfloat16_rn(v);
+    return __floats2bfloat162_rn(v, 0.0f).x;
 }
 template <class A>
 __device__ inline float round_to(float v) {
-  return get(rounded<A>(v));
+  if constexpr (sizeof(A) == sizeof(float)) return v;
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(0.0f, v);
+  uint32_t word;
+  memcpy(&word, &pair, sizeof word);
+  return __uint_as_float(word);
 }
 
 // Calls body(A{}) with the activation type of `dtype`, on the host.

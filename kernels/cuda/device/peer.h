@@ -9,6 +9,7 @@
 //
 //   PeerExchange peers(links);          // after wait_for_predecessor()
 //   peers.push(i, word);                // uint4 or uint32_t, i counts them; each word once, by any thread
+//   peers.empty_previous();             // when one has pushed: while the others' parts come
 //   word = peers.part(r, i, mine);      // rank r's; for one's own rank mine[i]
 //   peers.finish(bytes);                // of one part; once, at the end
 //
@@ -24,9 +25,7 @@ namespace l4::cuda {
 class PeerExchange {
  public:
   __device__ explicit PeerExchange(const PeerLinks& links)
-      : links_(links), inbox_(links.state->inbox), previous_((inbox_ + kInboxes - 1) % kInboxes) {
-    empty_previous();
-  }
+      : links_(links), inbox_(links.state->inbox), previous_((inbox_ + kInboxes - 1) % kInboxes) {}
 
   // -0.0 becomes 0.0.
   __device__ void push(int64_t i, uint4 v) {
@@ -49,9 +48,19 @@ class PeerExchange {
     return rank != links_.rank ? receive<uint32_t>(rank, i) : sendable(mine[i]);
   }
 
+  __device__ void empty_previous() {
+    const int64_t words = (int64_t(links_.state->used[previous_]) + 15) / 16;
+    const int64_t block = blockIdx.x + int64_t(gridDim.x) * (blockIdx.y + int64_t(gridDim.y) * blockIdx.z);
+    const int64_t threads = int64_t(gridDim.x) * gridDim.y * gridDim.z * blockDim.x;
+    for (int r = 0; r < links_.size; ++r)
+      for (int64_t i = block * blockDim.x + threadIdx.x; i < words; i += threads)
+        inbox<uint4>(links_.rank, previous_, r)[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
+  }
+
+  // The counting is the last warp's: the first may have a row to route.
   __device__ void finish(int64_t bytes) {
     __syncthreads();
-    if (threadIdx.x != 0) return;
+    if (threadIdx.x != blockDim.x - 1) return;
     PeerState& state = *links_.state;
     if (fetch_add_gpu(&state.arrived, 1) + 1 != gridDim.x * gridDim.y * gridDim.z) return;
     state.arrived = 0;  // the last block: all have read the state
@@ -87,14 +96,6 @@ class PeerExchange {
   __device__ bool given_up() const {
     __nanosleep(100);
     return load_relaxed_sys(links_.aborted) != 0;
-  }
-  __device__ void empty_previous() {
-    const int64_t words = (int64_t(links_.state->used[previous_]) + 15) / 16;
-    const int64_t block = blockIdx.x + int64_t(gridDim.x) * (blockIdx.y + int64_t(gridDim.y) * blockIdx.z);
-    const int64_t threads = int64_t(gridDim.x) * gridDim.y * gridDim.z * blockDim.x;
-    for (int r = 0; r < links_.size; ++r)
-      for (int64_t i = block * blockDim.x + threadIdx.x; i < words; i += threads)
-        inbox<uint4>(links_.rank, previous_, r)[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
   }
 
   const PeerLinks& links_;

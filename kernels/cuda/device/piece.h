@@ -47,16 +47,73 @@ __device__ inline void load(const bf16* from, float (&v)[n]) {
   }
 }
 
+__device__ inline uint4 narrow(const float (&v)[8]) {
+  return make_uint4(narrow(v[0], v[1]), narrow(v[2], v[3]), narrow(v[4], v[5]), narrow(v[6], v[7]));
+}
+
 // Rounds to the type it stores.
 template <class A, int n>
 __device__ inline void store(A* to, const float (&v)[n]) {
   if constexpr (n == 8 && sizeof(A) == 2) {
-    *reinterpret_cast<uint4*>(to) =
-        make_uint4(narrow(v[0], v[1]), narrow(v[2], v[3]), narrow(v[4], v[5]), narrow(v[6], v[7]));
+    *reinterpret_cast<uint4*>(to) = narrow(v);
   } else {
 #pragma unroll
     for (int i = 0; i < n; ++i) to[i] = rounded<A>(v[i]);
   }
+}
+
+// A piece as it lies in memory (8 bfloat16 are 4 registers), where n is 8 for bfloat16 or 1: with_pieces().
+template <class A, int n>
+struct Piece {
+  using Stored = std::conditional_t<n == 8, uint4, A>;
+  Stored stored;
+
+  __device__ static Piece at(const A* from) { return {*reinterpret_cast<const Stored*>(from)}; }
+  __device__ static Piece of(const float (&v)[n]) {
+    if constexpr (n == 8)
+      return {narrow(v)};
+    else
+      return {rounded<A>(v[0])};
+  }
+  __device__ void get_to(float (&v)[n]) const {
+    if constexpr (n == 8)
+      widen(stored, v);
+    else
+      v[0] = get(stored);
+  }
+  __device__ void put(A* to) const { *reinterpret_cast<Stored*>(to) = stored; }
+};
+
+// Element by element, rounded to A. Two bfloat16 at once give the bits of float32 arithmetic that is rounded then: the
+// product is exact there (above 2^-126), and for the sum 24 bits are enough (2 * 8 + 2 are) for a second rounding to
+// change nothing.
+namespace pairs {
+template <class Operation>
+__device__ inline uint32_t each(uint32_t a, uint32_t b, Operation operation) {
+  __nv_bfloat162 pair_a, pair_b;
+  memcpy(&pair_a, &a, sizeof a), memcpy(&pair_b, &b, sizeof b);
+  const __nv_bfloat162 pair = operation(pair_a, pair_b);
+  memcpy(&a, &pair, sizeof a);
+  return a;
+}
+template <class Operation>
+__device__ inline uint4 each(const uint4& a, const uint4& b, Operation operation) {
+  return {each(a.x, b.x, operation), each(a.y, b.y, operation), each(a.z, b.z, operation), each(a.w, b.w, operation)};
+}
+}  // namespace pairs
+template <class A, int n>
+__device__ inline Piece<A, n> operator+(const Piece<A, n>& a, const Piece<A, n>& b) {
+  if constexpr (n == 8)
+    return {pairs::each(a.stored, b.stored, [](__nv_bfloat162 v, __nv_bfloat162 w) { return __hadd2_rn(v, w); })};
+  else
+    return {rounded<A>(get(a.stored) + get(b.stored))};
+}
+template <class A, int n>
+__device__ inline Piece<A, n> operator*(const Piece<A, n>& a, const Piece<A, n>& b) {
+  if constexpr (n == 8)
+    return {pairs::each(a.stored, b.stored, [](__nv_bfloat162 v, __nv_bfloat162 w) { return __hmul2_rn(v, w); })};
+  else
+    return {rounded<A>(get(a.stored) * get(b.stored))};
 }
 
 // Calls body(A{}, n) on the host, n an integral_constant: 8 for bfloat16 where `width`, the length of a run that a

@@ -44,7 +44,8 @@ __device__ inline void route_row(const Logit* logits, int64_t row, const Routing
     if (lane == 0) {
       const int64_t slot = row * to.top_k + k;
       to.expert[slot] = best_expert;
-      to.score[slot] = round_to<A>(1.0f / (1.0f + expf(-get(logits[best_expert]))));
+      const float logit = best == -INFINITY ? get(logits[best_expert]) : best;  // that may be a NaN
+      to.score[slot] = round_to<A>(1.0f / (1.0f + expf(-logit)));
     }
   }
 }

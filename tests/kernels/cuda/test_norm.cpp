@@ -59,6 +59,20 @@ TEST_CASE("cuda norm: the residual sum, bit for bit") {
       gpu.run([&](const cuda::OpContext& ctx) { cuda::add_residual(ctx, gy, gx); });
       CHECK(same_bits(gpu.download(gx), want));
     }
+  // Every pair of what is awkward to add: signed zeros, subnormals, ties, the largest, infinity.
+  const std::vector<double> values = {0,        -0.0,      1,         -1,       1 + 0x1p-7, 1 - 0x1p-8,
+                                      0x1p-8,   -0x1p-8,   0x3p-9,    0x1p-9,   -0x3p-9,    0x1p-7,
+                                      256,      0x1p-126,  -0x1p-126, 0x1p-133, 0x7fp-133,  -0x1p-133,
+                                      0xffp120, -0xffp120, INFINITY,  0x1p-40,  3,          -256};
+  const int64_t n = int64_t(values.size());
+  Values x(DType::bf16, {n * n}), y(DType::bf16, {n * n}), want(DType::bf16, {n * n});
+  for (int64_t i = 0; i < n * n; ++i) {
+    x.set(i, values[size_t(i / n)]), y.set(i, values[size_t(i % n)]);
+    want.set(i, float(x.at(i)) + float(y.at(i)));
+  }
+  const View gx = gpu.upload(x), gy = gpu.upload(y);
+  gpu.run([&](const cuda::OpContext& ctx) { cuda::add_residual(ctx, gy, gx); });
+  CHECK(same_bits(gpu.download(gx), want));
 }
 
 namespace {
