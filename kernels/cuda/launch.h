@@ -4,17 +4,18 @@
 //
 // Who starts when, in a stream of programmatic launches (ptx/pdl.h). Every kernel waits for its predecessor before it
 // ends, whatever it does. So when wait_for_predecessor() returns, not only the kernel before has ended but every one
-// before that, however early any of them started. Before its wait a kernel may read
+// before that, however early any of them started. A late kernel lets its successor start after its own wait, an early
+// one before. So when a kernel starts, all that is older than the last late kernel before it has ended. Before its wait a
+// kernel may read
 //   * always: weights, and the step's plan. Both were there before the step's first kernel, and a copy lets nobody in
 //     before it is done.
-//   * what was written two or more kernels back: only if the kernel before it is a late one, which let it start after
-//     its own wait.
-// A kernel may be an early one (let_successor_start() before its own wait) only if none of those that can follow it
-// reads more than weights and plan before its wait.
-//   early: norm.cu's rms_norm, add_residual, add_residual_norm_route. Products follow them: small_m.cu's linear and up
-//          fill their rings of weights meanwhile, so that the memory does not stand idle while a few blocks work.
-//   late:  all others. Those that need it: finish_qkv (then attention/decode.cu reads pages of earlier steps before its
-//          wait) and small_m.cu's up (then its down reads the route).
+//   * what is older than the last late kernel before it, whichever kernels that may be.
+// The latter do two:
+//   attention/decode.cu  pages of earlier steps and copied pages. The late kernel is the product of QKV.
+//   small_m.cu's down    the route. The late kernel is its up.
+// Early are norm.cu's rms_norm, add_residual and add_residual_norm_route, rope.cu's finish_qkv, and attention/decode.cu
+// where the keys are few; all others are late. After the early ones come small_m.cu's linear and up, which fill their rings
+// of weights, and decode.cu, so that the memory does not stand idle while a few blocks work.
 // A plain launch, as libraries make them, waits for the whole of what is before it by itself.
 #pragma once
 

@@ -3,9 +3,9 @@
 //
 // A group of lanes owns a head, a lane up to 8 of its elements: at hd = 128 in bfloat16 16 lanes with one piece each,
 // so that the QK norm is four shuffles. A lane has the same elements of every head that it comes to, so it computes
-// their cosines and sines once, in registers, before it waits for the projection: no shared memory (attention's blocks,
-// which start early, need nearly all of it), no barrier. With few rows a row's heads are spread over several blocks.
-// Bytes a row: (H + 2K) hd read and written, 28 KB for Scout.
+// their cosines and sines once, in registers, before it waits for the projection: no shared memory (blocks of the
+// projection and of attention, which both overlap this kernel, need nearly all of it), no barrier. With few rows a
+// row's heads are spread over several blocks. Bytes a row: (H + 2K) hd read and written, 28 KB for Scout.
 #include <algorithm>
 
 #include "kernels/cuda/device/piece.h"
@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q
                                                               const __grid_constant__ Frequencies inv_freq) {
   constexpr int kStep = n > 2 ? n : 2;  // a pair is the least that can be rotated
   constexpr int kSteps = 8 / kStep;     // of a lane
+  let_successor_start();  // early: launch.h
   const int lane = int(threadIdx.x) % p.lanes, group = int(threadIdx.x) / p.lanes, n_groups = kThreads / p.lanes;
   auto at = [&](int step) { return (step * p.lanes + lane) * kStep; };
   const int64_t row = blockIdx.x;
@@ -70,7 +71,6 @@ __global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q
   char* page = p.pages + slot / p.page_tokens * p.page_stride;
   const int in_page = slot % p.page_tokens;
   wait_for_predecessor();
-  let_successor_start();
 
   const int n_all = p.n_heads + 2 * p.n_kv;
   for (int first = int(blockIdx.y) * n_groups; first < n_all; first += int(gridDim.y) * n_groups) {
