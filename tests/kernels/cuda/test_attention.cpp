@@ -1,5 +1,8 @@
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/gpu_testing.h"
+#ifdef L4_EMULATED
+#include "kernels/cuda/ptx/pdl.h"
+#endif
 
 using namespace l4;
 using namespace l4::test;
@@ -181,6 +184,48 @@ TEST_CASE("cuda attention: more spans than a block has threads") {
   for (int i = 0; i < 300; ++i) c.spans.push_back({i % 7 * 11, 1});
   compare_all({&c, 1}, std::vector<int>{5});
 }
+
+#ifdef L4_EMULATED
+TEST_CASE("cuda attention: decode reads what its predecessor writes after the wait for it") {
+  // One block, so that no other block has waited before; units with keys of both kinds are its first, too.
+  const std::vector<std::vector<Stretch>> cases = {
+      {{1, 1}}, {{62, 1}}, {{64, 1}, {47, 8}}, {{0, 5}, {130, 4}}, {{127, 1}, {128, 2}}, {{300, 3}}};
+  for (const std::vector<Stretch>& spans : cases) {
+    const AttentionCase c{"", 8, 1, 128, 128, spans};  // whichever thread comes first, its part of the queries counts
+    GpuMachine gpu;
+    gpu.gpu.n_sms = 1;
+    const Caches all(5, DType::bf16, c), old(5, DType::bf16, c);
+    Numbers numbers(6);
+    const Shape shape{all.step().n_rows(), c.n_heads, c.hd};
+    const Values q = numbers.tensor(DType::bf16, shape, -3, 3);
+    for (const KvSpan& span : old.device.plan().spans)
+      for (int32_t i = span.past; i < span.past + span.n_rows; ++i)
+        for (bool value : {false, true}) {
+          const View entry = old.device.entry(span, i, 0, value);
+          std::memset(entry.data, 0xFF, entry.bytes());
+        }
+    const View out = gpu.empty(DType::bf16, shape), ready = gpu.upload(q), coming = gpu.empty(DType::bf16, shape);
+    auto attend = [&](const View& queries, const KvLayer& layer) {
+      gpu.run([&](const cuda::OpContext& ctx) {
+        cuda::paged_attention(ctx, arguments(all.step(), queries, layer, 0.1, out));
+      });
+      return gpu.download(out);
+    };
+    const Values want = attend(ready, gpu.upload(all.device));
+    for (int i = 0; i < 4; ++i) {  // copies happen at once, or as late as they may
+      gpu.write(coming, gpu.download(gpu.empty(DType::bf16, shape)));
+      const KvLayer layer = gpu.upload(old.device);
+      void* pages = static_cast<std::byte*>(layer.base) -
+                    (static_cast<std::byte*>(old.device.layer.base) - old.device.memory.storage.data());
+      emulation::predecessor = [&] {
+        std::memcpy(pages, all.device.memory.storage.data(), all.device.memory.view.bytes());
+        std::memcpy(coming.data, q.view.data, q.view.bytes());
+      };
+      CHECK(same_bits(attend(coming, layer), want));
+    }
+  }
+}
+#endif
 
 TEST_CASE("cuda attention: prefill against the CPU") {
   const std::vector<AttentionCase> cases = {
