@@ -11,10 +11,18 @@
 //         its own that leaves float32 sums, to which the experts' launch adds.
 //
 // Tiles. 128 rows of weights (two warpgroups of consumers, 64 each: weights are the m64 of wgmma, tokens its n) by up
-// to 256 tokens (Wide) or 64 (Narrow, for up to 512 rows, deeper ring): the width is chosen for each group on the
-// device (token_tiles). A producer thread brings 64 columns of k a stage by TMA with the 128-byte swizzle, 4 stages of
-// 48 KB or 8 of 24 KB. Blocks are persistent and walk the list of tiles, which every block derives from the groups'
-// begin[].
+// to 256 tokens (Wide) or 64 (Narrow, for up to 512 rows, deeper ring): the width, any multiple of 16, is chosen for
+// each group on the device (token_tiles). A producer thread brings 64 columns of k a stage by TMA with the 128-byte
+// swizzle, 4 stages of 48 KB or 8 of 24 KB. Blocks are persistent and walk the list of tiles, which every block derives
+// from the groups' begin[].
+//
+// Order of tiles. Blocks must keep in step, or those that share an operand read it at different times and it comes from
+// memory more than once (four times, when widths of 192 and 256 ran side by side): groups are ordered by how long their
+// tiles take, and within a group a band of four columns runs down the rows (tile_place).
+//
+// Ends of tiles. Nothing is waited for there: what must be known of the tokens was asked for when the tile began, and
+// the chains of 32 tokens (exponentials, divisions, shuffles) overlap. Conversions to bfloat16 go by pairs, one
+// instruction of the ordinary units; one alone is a slow one.
 //
 // Limits. Wide: each k16 of a 64 x 256 tile takes 128 clocks of its quarter of the tensor cores and (64 + 256) * 32
 // bytes of shared memory, 80 of 128 clocks. Narrow: bytes of weights; 16 KB of 24 KB a stage are weights, 192 KB are in
@@ -22,7 +30,7 @@
 //
 // Roundings as the reference has them, but that the score is multiplied onto the float32 sums of gate and up, and that
 // down rounds the sum of shared and routed once (see small_m.cu).
-#include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/device/math.h"
 #include "kernels/cuda/device/shared.h"
@@ -45,19 +53,23 @@ constexpr int kMaxGroups = int(kGroupedExperts) + 1;
 constexpr int64_t kNarrowRows = 512;  // of a step: up to here Narrow, and down in two launches
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-template <int kMaxTokens_, int kStages_>
+template <int kMaxTokens_, int kBox_, int kStages_>
 struct Shape {
-  static constexpr int kMaxTokens = kMaxTokens_, kStages = kStages_, kBox = kMaxTokens / 4;
+  static constexpr int kMaxTokens = kMaxTokens_, kBox = kBox_, kStages = kStages_;
   static constexpr uint32_t kWeightBytes = kTileRows * kRowBytes;
   static constexpr uint32_t kStageBytes = kWeightBytes + kMaxTokens * kRowBytes;
   static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes;
 };
-using Wide = Shape<256, 4>;
-using Narrow = Shape<64, 8>;
+using Wide = Shape<256, 64, 4>;
+using Narrow = Shape<64, 16, 8>;
 
-// The maps of a product: weights [experts * n, k] in boxes of 128 rows, tokens [*, k] in boxes of kBox rows.
+// The maps of a product: weights [experts * n, k] in boxes of 128 rows, tokens [*, k] in boxes of kBox rows and, for
+// what is left of a tile's width, of 16.
 struct Maps {
-  CUtensorMap shared_weights, expert_weights, shared_tokens, expert_tokens;
+  CUtensorMap weights, tokens, few_tokens;
+};
+struct BothMaps {
+  Maps shared, experts;
 };
 struct Args {
   int n_shared = 0, n_experts_rows = 0;  // rows of a matrix
@@ -76,64 +88,6 @@ struct Args {
 
 // ---- the list of tiles
 
-struct Groups {
-  int first_column[kMaxGroups + 1];  // of the group's token tiles, [n_groups + 1]
-  int first_entry[kMaxGroups + 1];
-};
-struct Column {
-  int group, entry, count, width;  // tokens [entry, entry + count)
-};
-
-// By the whole block.
-template <class S>
-__device__ void list_columns(const Args& a, Groups& groups) {
-  const int n_groups = a.n_experts + 1;
-  for (int g = int(threadIdx.x); g <= n_groups; g += kThreads) {
-    const int routed = a.n_experts ? __ldcg(a.begin + min(g, a.n_experts)) : 0;
-    groups.first_entry[g] = g == n_groups ? a.n_rows : g == a.n_experts && a.all_rows ? 0 : routed;
-  }
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    const int lane = int(threadIdx.x);
-    int before = 0;
-    for (int g0 = 0; g0 < n_groups; g0 += 32) {
-      const int g = g0 + lane;
-      // The last expert ends where begin[] says, whatever the last group begins with.
-      const int end = g + 1 == a.n_experts ? __ldcg(a.begin + a.n_experts)
-                      : g < n_groups       ? groups.first_entry[g + 1]
-                                           : 0;
-      const int n = g < n_groups ? token_tiles<S::kMaxTokens>(end - groups.first_entry[g]).n : 0;
-      int up_to = n;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int below = __shfl_up_sync(kAllLanes, up_to, offset);
-        if (lane >= offset) up_to += below;
-      }
-      if (g < n_groups) groups.first_column[g] = before + up_to - n;
-      before += __shfl_sync(kAllLanes, up_to, 31);
-    }
-    if (lane == 0) groups.first_column[n_groups] = before;
-  }
-  __syncthreads();
-}
-
-template <class S>
-__device__ Column column_at(const Args& a, const Groups& groups, int column) {
-  int low = 0, high = a.n_experts;  // the last group whose first column is not after this one
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (groups.first_column[middle] <= column)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  const int first = groups.first_entry[low];
-  const int end = low + 1 == a.n_experts ? __ldcg(a.begin + a.n_experts) : groups.first_entry[low + 1];
-  const int width = token_tiles<S::kMaxTokens>(end - first).width;
-  const int begin = first + (column - groups.first_column[low]) * width;
-  return {low, begin, min(width, end - begin), width};
-}
-
 __device__ inline int steps_of(int k) {
   return (k + kTileK - 1) / kTileK;
 }
@@ -143,6 +97,68 @@ struct Passes {
 __device__ inline Passes passes_of(const Args& a, int group) {
   const bool last = group == a.n_experts;
   return {last || a.add_shared ? steps_of(a.k_shared) : 0, last ? 0 : steps_of(a.k_experts)};
+}
+
+struct Group {
+  int entry, count;      // tokens [entry, entry + count)
+  int n_columns, width;  // how they are cut
+  int n_tiles;
+};
+// The list of tiles: those of a group follow one another. The groups of the longest tiles (width times steps) come
+// first, so that the tiles which run at once take equally long and blocks keep in step.
+struct Tiles {
+  Group groups[kMaxGroups];
+  int length[kMaxGroups];     // of a group's tiles
+  int order[kMaxGroups];      // groups, the longest first
+  int first[kMaxGroups + 1];  // tile of order[i]
+};
+struct Tile {
+  int group, row;           // rows [row, row + 128) of the group's matrix
+  int entry, count, width;  // tokens [entry, entry + count)
+};
+
+// By the whole block.
+template <class S>
+__device__ void list_tiles(const Args& a, Tiles& tiles) {
+  const int n_groups = a.n_experts + 1;
+  for (int g = int(threadIdx.x); g < n_groups; g += kThreads) {
+    const bool last = g == a.n_experts;
+    const int begin = a.n_experts && !(last && a.all_rows) ? __ldcg(a.begin + g) : 0;
+    const int count = (last ? a.n_rows : __ldcg(a.begin + g + 1)) - begin;
+    const TokenTiles columns = token_tiles<S::kMaxTokens>(count);
+    const int n_row_tiles = ((last ? a.n_shared : a.n_experts_rows) + kTileRows - 1) / kTileRows;
+    const Passes passes = passes_of(a, g);
+    tiles.groups[g] = {begin, count, columns.n, columns.width, columns.n * n_row_tiles};
+    tiles.length[g] = columns.width * (passes.shared + passes.experts);
+  }
+  __syncthreads();
+  for (int g = int(threadIdx.x); g < n_groups; g += kThreads) {
+    int place = 0, first = 0;
+    for (int other = 0; other < n_groups; ++other) {
+      const int longer = tiles.length[other] - tiles.length[g];
+      if (longer > 0 || (longer == 0 && other < g)) ++place, first += tiles.groups[other].n_tiles;
+    }
+    tiles.order[place] = g;
+    tiles.first[place] = first;
+    if (place == n_groups - 1) tiles.first[n_groups] = first + tiles.groups[g].n_tiles;
+  }
+  __syncthreads();
+}
+
+__device__ inline Tile tile_at(const Args& a, const Tiles& tiles, int tile) {
+  int low = 0, high = a.n_experts;  // the last place whose first tile is not after this one
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (tiles.first[middle] <= tile)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  const Group& group = tiles.groups[tiles.order[low]];
+  const TilePlace at = tile_place(tile - tiles.first[low], group.n_tiles / group.n_columns, group.n_columns);
+  const int before = at.column * group.width;
+  return {tiles.order[low], at.row * kTileRows, group.entry + before, min(group.width, group.count - before),
+          group.width};
 }
 
 // ---- the ring
@@ -161,18 +177,21 @@ struct Ring {
 };
 
 template <class S>
-__device__ void produce(const Maps& maps, const Args& a, const Column& c, int row, Ring<S>& ring) {
-  const Passes passes = passes_of(a, c.group);
+__device__ void produce(const BothMaps& both, const Args& a, const Tile& tile, Ring<S>& ring) {
+  const Passes passes = passes_of(a, tile.group);
   for (int step = 0; step < passes.shared + passes.experts; ++step) {
     const bool shared = step < passes.shared;
     const int k = (shared ? step : step - passes.shared) * kTileK;
-    const CUtensorMap* weights = shared ? &maps.shared_weights : &maps.expert_weights;
-    const CUtensorMap* tokens = shared ? &maps.shared_tokens : &maps.expert_tokens;
+    const Maps& maps = shared ? both.shared : both.experts;
     mbarrier_wait(&ring.empty[ring.stage], ring.parity ^ 1);
     Mbarrier* full = &ring.full[ring.stage];
-    mbarrier_arrive_expect_tx(full, S::kWeightBytes + uint32_t(c.width) * kRowBytes);
-    tensor_load(ring.weights(), weights, full, k, (shared ? 0 : c.group * a.n_experts_rows) + row);
-    for (int i = 0; i < c.width; i += S::kBox) tensor_load(ring.tokens() + i * kRowBytes, tokens, full, k, c.entry + i);
+    mbarrier_arrive_expect_tx(full, S::kWeightBytes + uint32_t(tile.width) * kRowBytes);
+    tensor_load(ring.weights(), &maps.weights, full, k, (shared ? 0 : tile.group * a.n_experts_rows) + tile.row);
+    int i = 0;
+    for (; i + S::kBox <= tile.width; i += S::kBox)
+      tensor_load(ring.tokens() + i * kRowBytes, &maps.tokens, full, k, tile.entry + i);
+    for (; i < tile.width; i += kTokenStep)
+      tensor_load(ring.tokens() + i * kRowBytes, &maps.few_tokens, full, k, tile.entry + i);
     ring.next();
   }
 }
@@ -186,47 +205,68 @@ __device__ inline float2 two_rows_of_a_token(int odd, float token0, float token1
   return odd ? make_float2(other, token1) : make_float2(token0, other);
 }
 
+// What the end of a tile has to know of each of its tokens: its score (up) or its row (down). Lane l holds those of
+// tokens l, l + 32, ...: asked for when a tile begins, so that nothing is waited for when it ends.
+template <bool up, int kTokens>
+struct OfTokens {
+  using Value = std::conditional_t<up, float, int>;
+  Value values[(kTokens + 31) / 32];
+  __device__ OfTokens(const Args& a, const Tile& tile, int lane) {
+#pragma unroll
+    for (int i = 0; i < (kTokens + 31) / 32; ++i) {
+      const int entry = tile.entry + min(lane + 32 * i, tile.count - 1);
+      if constexpr (up)
+        values[i] = tile.group == a.n_experts ? 1.0f : __ldg(a.scores + entry);
+      else
+        values[i] = a.rows ? __ldg(a.rows + entry) : entry;
+    }
+  }
+  // Of token 8 j + i, where j is known when this is compiled. All lanes of a warp, with any i < 8.
+  __device__ Value at(int j, int i) const {
+    return __shfl_sync(kAllLanes, values[j / 4], 8 * (j % 4) + i);
+  }
+};
+
+// Two at a time: one instruction (F2FP); one alone is a conversion (F2F) of a slower unit.
+__device__ inline float2 round_pair(float x, float y) {
+  return __bfloat1622float2(__floats2bfloat162_rn(x, y));
+}
+
 // d: rows row + g and row + g + 8 of the group's matrix. All threads of the consumers.
-template <bool up, int kN>
-__device__ void finish(const Args& a, const Column& c, int row, int lane, const float (&d)[kN / 2]) {
+template <bool up, int kTokens>
+__device__ void finish(const Args& a, const Tile& tile, int row, int lane, const OfTokens<up, kTokens>& of_tokens,
+                       const float (&d)[kTokens / 2]) {
   const int g = lane / 4, t = lane % 4, odd = g % 2;
-  const bool shared = c.group == a.n_experts;
+  const bool shared = tile.group == a.n_experts;
   const int n = shared ? a.n_shared : a.n_experts_rows;
-  const int own = 2 * t + odd;  // of 8 tokens, the one that this thread stores
+  const int own = 2 * t + odd;             // of 8 tokens, the one that this thread stores
+  constexpr int kTogether = kTokens / 64;  // eights of tokens whose long chains of instructions overlap
   if constexpr (up) {
     const int64_t stride = n / 2;
     const int f = row / 2 + g;
-    bf16* out = (shared ? a.shared_out : a.expert_out) + (c.entry + own) * stride + f - odd;
+    const int n_stored = 2 * f < n ? tile.count : 0;
+    bf16* out = (shared ? a.shared_out : a.expert_out) + (tile.entry + own) * stride + f - odd;
 #pragma unroll
-    for (int j = 0; j < kN / 8; ++j) {
-      if (8 * j >= c.count) break;  // the same for the whole warp
-      float act[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float gate = d[4 * j + i], value = d[4 * j + 2 + i];
-        if (!shared) {
-          const float score = a.scores[c.entry + min(8 * j + 2 * t + i, c.count - 1)];
-          gate *= score;
-          value *= score;
-        }
-        act[i] = round_to<bf16>(silu(round_to<bf16>(gate))) * round_to<bf16>(value);
-      }
-      const float2 v = two_rows_of_a_token(odd, act[0], act[1]);
-      if (8 * j + own < c.count && 2 * f < n)
-        *reinterpret_cast<__nv_bfloat162*>(out + 8 * j * stride) = __floats2bfloat162_rn(v.x, v.y);
+    for (int j = 0; j < kTokens / 8; ++j, out += 8 * stride) {
+      if (j % kTogether == 0 && 8 * j >= tile.count) break;
+      const float score0 = of_tokens.at(j, 2 * t), score1 = of_tokens.at(j, 2 * t + 1);
+      const float2 gate = round_pair(d[4 * j] * score0, d[4 * j + 1] * score1);
+      const float2 value = round_pair(d[4 * j + 2] * score0, d[4 * j + 3] * score1);
+      const float2 act = round_pair(silu(gate.x), silu(gate.y));
+      const float2 v = two_rows_of_a_token(odd, act.x * value.x, act.y * value.y);
+      if (8 * j + own < n_stored) *reinterpret_cast<__nv_bfloat162*>(out) = __floats2bfloat162_rn(v.x, v.y);
     }
   } else {
     bf16* out = shared ? a.shared_out : a.expert_out;
 #pragma unroll
-    for (int j = 0; j < kN / 8; ++j) {
-      if (8 * j >= c.count) break;
-      const int entry = c.entry + min(8 * j + own, c.count - 1);
-      const int64_t first = int64_t(a.rows ? a.rows[entry] : entry) * n + row + g - odd;
+    for (int j = 0; j < kTokens / 8; ++j) {
+      if (j % kTogether == 0 && 8 * j >= tile.count) break;
+      const int64_t first = int64_t(of_tokens.at(j, own)) * n + row + g - odd;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float2 v = two_rows_of_a_token(odd, d[4 * j + 2 * r], d[4 * j + 2 * r + 1]);
         const int64_t at = first + 8 * r;
-        if (8 * j + own >= c.count || row + 8 * r + g >= n) continue;
+        if (8 * j + own >= tile.count || row + 8 * r + g >= n) continue;
         if (a.sums) {
           float2* sum = reinterpret_cast<float2*>(a.sums + at);
           if (shared)
@@ -240,25 +280,21 @@ __device__ void finish(const Args& a, const Column& c, int row, int lane, const 
   }
 }
 
-template <class S, bool up, int kN>
-__device__ void consume(const Args& a, const Column& c, int row, Ring<S>& ring) {
-  const int consumer = int(threadIdx.x) / 128 - 1, warp = int(threadIdx.x) / 32 % 4, lane = int(threadIdx.x) % 32;
-  const Passes passes = passes_of(a, c.group);
-  float d[kN / 2];
-#pragma unroll
-  for (int i = 0; i < kN / 2; ++i) d[i] = 0;
-  constexpr int kHalf = kTileRows / kConsumers;
+// d += weights tokens of `n_steps` stages, kN tokens wide.
+template <int kN, class S>
+__device__ void multiply(int n_steps, int consumer, int lane, Ring<S>& ring, float (&d)[S::kMaxTokens / 2]) {
+  auto& sums = reinterpret_cast<float(&)[kN / 2]>(d);
   Mbarrier* done = nullptr;  // the stage that the group of instructions before the newest reads
-  for (int step = 0; step < passes.shared + passes.experts; ++step) {
+  for (int step = 0; step < n_steps; ++step) {
     mbarrier_wait(&ring.full[ring.stage], ring.parity);
-    const uint64_t weights =
-        matrix_descriptor(ring.weights() + consumer * kHalf * kRowBytes, Swizzle::bytes128, 0, 8 * kRowBytes);
+    const uint64_t weights = matrix_descriptor(ring.weights() + consumer * (kTileRows / kConsumers) * kRowBytes,
+                                               Swizzle::bytes128, 0, 8 * kRowBytes);
     const uint64_t tokens = matrix_descriptor(ring.tokens(), Swizzle::bytes128, 0, 8 * kRowBytes);
     wgmma_hold(d);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTileK / 16; ++k)
-      wgmma<kN>(d, advance_descriptor(weights, 32 * k), advance_descriptor(tokens, 32 * k), true);
+      wgmma<kN>(sums, advance_descriptor(weights, 32 * k), advance_descriptor(tokens, 32 * k), true);
     wgmma_commit();
     wgmma_wait<1>();
     if (done && lane == 0) mbarrier_arrive(done);
@@ -268,13 +304,33 @@ __device__ void consume(const Args& a, const Column& c, int row, Ring<S>& ring) 
   wgmma_wait<0>();
   wgmma_hold(d);
   if (lane == 0) mbarrier_arrive(done);
-  finish<up, kN>(a, c, row + consumer * kHalf + 16 * warp, lane, d);
+}
+// The same with a width that only the device knows.
+template <int kN, class S>
+__device__ void multiply_any(int width, int n_steps, int consumer, int lane, Ring<S>& ring,
+                             float (&d)[S::kMaxTokens / 2]) {
+  if (width == kN)
+    multiply<kN>(n_steps, consumer, lane, ring, d);
+  else if constexpr (kN > kTokenStep)
+    multiply_any<kN - kTokenStep>(width, n_steps, consumer, lane, ring, d);
+}
+
+template <class S, bool up>
+__device__ void consume(const Args& a, const Tile& tile, Ring<S>& ring) {
+  const int consumer = int(threadIdx.x) / 128 - 1, warp = int(threadIdx.x) / 32 % 4, lane = int(threadIdx.x) % 32;
+  const OfTokens<up, S::kMaxTokens> of_tokens(a, tile, lane);
+  const Passes passes = passes_of(a, tile.group);
+  float d[S::kMaxTokens / 2];
+#pragma unroll
+  for (int i = 0; i < S::kMaxTokens / 2; ++i) d[i] = 0;
+  multiply_any<S::kMaxTokens>(tile.width, passes.shared + passes.experts, consumer, lane, ring, d);
+  finish(a, tile, tile.row + consumer * (kTileRows / kConsumers) + 16 * warp, lane, of_tokens, d);
 }
 
 template <class S, bool up>
 __global__ void __launch_bounds__(kThreads, 1)
-    grouped_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Args a) {
-  __shared__ Groups groups;
+    grouped_kernel(const __grid_constant__ BothMaps both, const __grid_constant__ Args a) {
+  __shared__ Tiles tiles;
   __shared__ Mbarrier full[S::kStages], empty[S::kStages];
   Ring<S> ring{dynamic_shared<unsigned char>(), full, empty};
   if (threadIdx.x == 0) {
@@ -283,54 +339,21 @@ __global__ void __launch_bounds__(kThreads, 1)
       mbarrier_init(&empty[i], kConsumers * 4);  // a consumer warp each
     }
     mbarrier_init_fence();
-    prefetch_tensor_map(&maps.shared_weights);
-    prefetch_tensor_map(&maps.expert_weights);
-    prefetch_tensor_map(&maps.shared_tokens);
-    prefetch_tensor_map(&maps.expert_tokens);
+    for (const Maps* maps : {&both.shared, &both.experts})
+      for (const CUtensorMap* map : {&maps->weights, &maps->tokens, &maps->few_tokens}) prefetch_tensor_map(map);
   }
   wait_for_predecessor();
   let_successor_start();
-  list_columns<S>(a, groups);
-  const int n_columns = groups.first_column[a.n_experts + 1];
-  const int n_row_tiles = (max(a.n_shared, a.n_experts_rows) + kTileRows - 1) / kTileRows;
-  const int n_tiles = n_row_tiles * n_columns;
-  // Waves of gridDim.x tiles; in each a block's place moves on, so that no block always meets the widest column.
+  list_tiles<S>(a, tiles);
   auto each_tile = [&](auto&& body) {
-    constexpr int kTurn = 37;
-    const int grid = int(gridDim.x);
-    for (int wave = 0; wave * grid < n_tiles; ++wave) {
-      const int tile = wave * grid + (int(blockIdx.x) + kTurn * wave) % grid;
-      if (tile >= n_tiles) continue;
-      const TilePlace at = tile_place(tile, n_row_tiles, n_columns);
-      const Column c = column_at<S>(a, groups, at.column);
-      const int row = at.row * kTileRows;
-      if (row < (c.group == a.n_experts ? a.n_shared : a.n_experts_rows)) body(c, row);
-    }
+    for (int i = int(blockIdx.x); i < tiles.first[a.n_experts + 1]; i += int(gridDim.x)) body(tile_at(a, tiles, i));
   };
   if (threadIdx.x < 128) {
     give_registers<40>();
-    if (threadIdx.x == 0) each_tile([&](const Column& c, int row) { produce<S>(maps, a, c, row, ring); });
+    if (threadIdx.x == 0) each_tile([&](const Tile& tile) { produce<S>(both, a, tile, ring); });
   } else {
     take_registers<232>();
-    each_tile([&](const Column& c, int row) {
-      if constexpr (S::kMaxTokens == 256) {
-        if (c.width == 256)
-          consume<S, up, 256>(a, c, row, ring);
-        else if (c.width == 192)
-          consume<S, up, 192>(a, c, row, ring);
-        else if (c.width == 128)
-          consume<S, up, 128>(a, c, row, ring);
-        else
-          consume<S, up, 64>(a, c, row, ring);
-      } else {
-        if (c.width == 64)
-          consume<S, up, 64>(a, c, row, ring);
-        else if (c.width == 32)
-          consume<S, up, 32>(a, c, row, ring);
-        else
-          consume<S, up, 16>(a, c, row, ring);
-      }
-    });
+    each_tile([&](const Tile& tile) { consume<S, up>(a, tile, ring); });
   }
 }
 
@@ -388,17 +411,17 @@ void start(const OpContext& ctx, const Args& a, const PackedWeight& shared, cons
            const void* shared_tokens, const void* expert_tokens) {
   auto start_shape = [&](auto shape) {
     using S = decltype(shape);
-    Maps maps;
-    maps.shared_weights = weight_map(shared);
-    maps.shared_tokens = token_map(shared_tokens, a.n_rows, a.k_shared, S::kBox);
-    maps.expert_weights = experts ? weight_map(*experts) : maps.shared_weights;
-    maps.expert_tokens = experts ? token_map(expert_tokens, a.n_rows, a.k_experts, S::kBox) : maps.shared_tokens;
+    auto maps = [&](const PackedWeight& w, const void* tokens) {
+      return Maps{weight_map(w), token_map(tokens, a.n_rows, w.spec.k, S::kBox),
+                  token_map(tokens, a.n_rows, w.spec.k, kTokenStep)};
+    };
+    const Maps of_shared = maps(shared, shared_tokens);
     launch({.grid = unsigned(ctx.gpu.n_sms),
             .block = kThreads,
             .shared_bytes = S::kSharedBytes,
             .stream = ctx.gpu.stream,
             .programmatic = true},
-           grouped_kernel<S, up>, maps, a);
+           grouped_kernel<S, up>, BothMaps{of_shared, experts ? maps(*experts, expert_tokens) : of_shared}, a);
   };
   if (a.n_rows <= kNarrowRows)
     start_shape(Narrow{});

@@ -11,30 +11,31 @@ constexpr int64_t kGroupedExperts = 255;  // experts a rank may have here
 void grouped_ffn_up(const OpContext&, const FfnUpArgs&);
 void grouped_ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
 
-// How the tokens of a group are cut into tiles: as few as kMaxTokens allows, of even width, a width that the matrix
-// instruction has. Pure; the device uses it with counts that only it knows.
+// How the tokens of a group are cut into tiles (columns of its product): as few as kMaxTokens allows, of even width, a
+// multiple of 16. Pure; the device uses it with counts that only it knows.
 struct TokenTiles {
   int n = 0, width = 0;
 };
+constexpr int kTokenStep = 16;
 template <int kMaxTokens>
 __host__ __device__ constexpr TokenTiles token_tiles(int count) {
   if (count <= 0) return {};
-  constexpr int kBox = kMaxTokens / 4;  // 16 of 64, 64 of 256
   const int fewest = (count + kMaxTokens - 1) / kMaxTokens;
-  int width = ((count + fewest - 1) / fewest + kBox - 1) / kBox * kBox;
-  if (kMaxTokens == 64 && width == 48) width = 64;
+  const int width = ((count + fewest - 1) / fewest + kTokenStep - 1) / kTokenStep * kTokenStep;
   return {(count + width - 1) / width, width};
 }
 
-// The order in which tiles are made: columns (token tiles of all groups) in blocks of kBlock, within a block row tile
-// after row tile: the blocks that run at once share few rows of weights and few tokens, which stay in L2.
+// The order in which the tiles of a group are made: columns in bands of at most kBand, within a band row tile after row
+// tile. The blocks that run at once share the band's tokens (10 MB at k = 5120), which stay in L2 for as long as the
+// band lasts, and each row tile of weights is asked for by neighbours, once a band.
 struct TilePlace {
   int row, column;
 };
 __host__ __device__ constexpr TilePlace tile_place(int tile, int n_rows, int n_columns) {
-  constexpr int kBlock = 8;
-  const int block = tile / (kBlock * n_rows), first = block * kBlock;
-  const int width = n_columns - first < kBlock ? n_columns - first : kBlock;
+  constexpr int kBand = 4;
+  const int n_bands = (n_columns + kBand - 1) / kBand, band_columns = (n_columns + n_bands - 1) / n_bands;
+  const int first = tile / (band_columns * n_rows) * band_columns;
+  const int width = n_columns - first < band_columns ? n_columns - first : band_columns;
   const int rest = tile - first * n_rows;
   return {rest / width, first + rest % width};
 }

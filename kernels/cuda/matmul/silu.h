@@ -2,12 +2,13 @@
 // rounded to bfloat16 next.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "kernels/cuda/ptx/exp2.h"
 
 namespace l4::cuda {
 
 __device__ inline float silu(float g) {
-  return __fdividef(g, 1.0f + __expf(-g));  // g under -87: the divisor passes 2^126, where __fdividef gives 0
+  constexpr float kLog2E = 1.44269504f;
+  return __fdividef(g, 1.0f + exp2_approx(-kLog2E * g));  // a divisor past 2^126: 0
 }
 
 }  // namespace l4::cuda

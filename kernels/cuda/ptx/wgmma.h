@@ -59,33 +59,39 @@ __device__ inline void wgmma_hold(float (&d)[kCount]) {
 
 // clang-format off
 #define L4_PLACES_4 "%0, %1, %2, %3"
-#define L4_PLACES_8 L4_PLACES_4 ", " "%4, %5, %6, %7"
-#define L4_PLACES_16 L4_PLACES_8 ", " "%8, %9, %10, %11, %12, %13, %14, %15"
-#define L4_PLACES_32 L4_PLACES_16 ", " \
-  "%16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31"
-#define L4_PLACES_64 L4_PLACES_32 ", " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, " \
-  "%40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, " \
-  "%56, %57, %58, %59, %60, %61, %62, %63"
-#define L4_PLACES_96 L4_PLACES_64 ", " \
-  "%64, %65, %66, %67, %68, %69, %70, %71, " \
-  "%72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, " \
-  "%88, %89, %90, %91, %92, %93, %94, %95"
-#define L4_PLACES_128 L4_PLACES_96 ", " \
-  "%96, %97, %98, %99, %100, %101, %102, %103, " \
-  "%104, %105, %106, %107, %108, %109, %110, %111, " \
-  "%112, %113, %114, %115, %116, %117, %118, %119, " \
-  "%120, %121, %122, %123, %124, %125, %126, %127"
+#define L4_PLACES_8 L4_PLACES_4 ", %4, %5, %6, %7"
+#define L4_PLACES_16 L4_PLACES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define L4_PLACES_24 L4_PLACES_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define L4_PLACES_32 L4_PLACES_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define L4_PLACES_40 L4_PLACES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define L4_PLACES_48 L4_PLACES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define L4_PLACES_56 L4_PLACES_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define L4_PLACES_64 L4_PLACES_56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define L4_PLACES_72 L4_PLACES_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define L4_PLACES_80 L4_PLACES_72 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define L4_PLACES_88 L4_PLACES_80 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define L4_PLACES_96 L4_PLACES_88 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define L4_PLACES_104 L4_PLACES_96 ", %96, %97, %98, %99, %100, %101, %102, %103"
+#define L4_PLACES_112 L4_PLACES_104 ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define L4_PLACES_120 L4_PLACES_112 ", %112, %113, %114, %115, %116, %117, %118, %119"
+#define L4_PLACES_128 L4_PLACES_120 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define L4_OUT_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define L4_OUT_8(i) L4_OUT_4(i), L4_OUT_4(i + 4)
 #define L4_OUT_16(i) L4_OUT_8(i), L4_OUT_8(i + 8)
-#define L4_OUT_32(i) L4_OUT_16(i), L4_OUT_16(i + 16)
-#define L4_OUT_64(i) L4_OUT_32(i), L4_OUT_32(i + 32)
-#define L4_OUT_96(i) L4_OUT_64(i), L4_OUT_32(i + 64)
-#define L4_OUT_128(i) L4_OUT_64(i), L4_OUT_64(i + 64)
+#define L4_OUT_24(i) L4_OUT_16(i), L4_OUT_8(i + 16)
+#define L4_OUT_32(i) L4_OUT_24(i), L4_OUT_8(i + 24)
+#define L4_OUT_40(i) L4_OUT_32(i), L4_OUT_8(i + 32)
+#define L4_OUT_48(i) L4_OUT_40(i), L4_OUT_8(i + 40)
+#define L4_OUT_56(i) L4_OUT_48(i), L4_OUT_8(i + 48)
+#define L4_OUT_64(i) L4_OUT_56(i), L4_OUT_8(i + 56)
+#define L4_OUT_72(i) L4_OUT_64(i), L4_OUT_8(i + 64)
+#define L4_OUT_80(i) L4_OUT_72(i), L4_OUT_8(i + 72)
+#define L4_OUT_88(i) L4_OUT_80(i), L4_OUT_8(i + 80)
+#define L4_OUT_96(i) L4_OUT_88(i), L4_OUT_8(i + 88)
+#define L4_OUT_104(i) L4_OUT_96(i), L4_OUT_8(i + 96)
+#define L4_OUT_112(i) L4_OUT_104(i), L4_OUT_8(i + 104)
+#define L4_OUT_120(i) L4_OUT_112(i), L4_OUT_8(i + 112)
+#define L4_OUT_128(i) L4_OUT_120(i), L4_OUT_8(i + 120)
 
 // n, its registers, then the numbers of the operands after them.
 #define L4_WGMMA_SHARED(n, r, p0, p1, p2, p3)                                                             \
@@ -104,26 +110,46 @@ __device__ inline void wgmma_hold(float (&d)[kCount]) {
 // d = a b (+ d where accumulate); a k-major, both in shared memory.
 template <int kN, Major kMajorOfB = Major::k>
 __device__ inline void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
-  static_assert(kN == 8 || kN == 16 || kN == 32 || kN == 64 || kN == 128 || kN == 192 || kN == 256);
   if constexpr (kN == 8) L4_WGMMA_SHARED(8, 4, 4, 5, 6, 7);
   else if constexpr (kN == 16) L4_WGMMA_SHARED(16, 8, 8, 9, 10, 11);
   else if constexpr (kN == 32) L4_WGMMA_SHARED(32, 16, 16, 17, 18, 19);
+  else if constexpr (kN == 48) L4_WGMMA_SHARED(48, 24, 24, 25, 26, 27);
   else if constexpr (kN == 64) L4_WGMMA_SHARED(64, 32, 32, 33, 34, 35);
+  else if constexpr (kN == 80) L4_WGMMA_SHARED(80, 40, 40, 41, 42, 43);
+  else if constexpr (kN == 96) L4_WGMMA_SHARED(96, 48, 48, 49, 50, 51);
+  else if constexpr (kN == 112) L4_WGMMA_SHARED(112, 56, 56, 57, 58, 59);
   else if constexpr (kN == 128) L4_WGMMA_SHARED(128, 64, 64, 65, 66, 67);
+  else if constexpr (kN == 144) L4_WGMMA_SHARED(144, 72, 72, 73, 74, 75);
+  else if constexpr (kN == 160) L4_WGMMA_SHARED(160, 80, 80, 81, 82, 83);
+  else if constexpr (kN == 176) L4_WGMMA_SHARED(176, 88, 88, 89, 90, 91);
   else if constexpr (kN == 192) L4_WGMMA_SHARED(192, 96, 96, 97, 98, 99);
+  else if constexpr (kN == 208) L4_WGMMA_SHARED(208, 104, 104, 105, 106, 107);
+  else if constexpr (kN == 224) L4_WGMMA_SHARED(224, 112, 112, 113, 114, 115);
+  else if constexpr (kN == 240) L4_WGMMA_SHARED(240, 120, 120, 121, 122, 123);
   else if constexpr (kN == 256) L4_WGMMA_SHARED(256, 128, 128, 129, 130, 131);
+  else static_assert(kN < 0, "8, or a multiple of 16 up to 256");
 }
 // The same with a from registers.
 template <int kN, Major kMajorOfB = Major::k>
 __device__ inline void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  static_assert(kN == 8 || kN == 16 || kN == 32 || kN == 64 || kN == 128 || kN == 192 || kN == 256);
   if constexpr (kN == 8) L4_WGMMA_REGISTERS(8, 4, 4, 5, 6, 7, 8, 9, 10);
   else if constexpr (kN == 16) L4_WGMMA_REGISTERS(16, 8, 8, 9, 10, 11, 12, 13, 14);
   else if constexpr (kN == 32) L4_WGMMA_REGISTERS(32, 16, 16, 17, 18, 19, 20, 21, 22);
+  else if constexpr (kN == 48) L4_WGMMA_REGISTERS(48, 24, 24, 25, 26, 27, 28, 29, 30);
   else if constexpr (kN == 64) L4_WGMMA_REGISTERS(64, 32, 32, 33, 34, 35, 36, 37, 38);
+  else if constexpr (kN == 80) L4_WGMMA_REGISTERS(80, 40, 40, 41, 42, 43, 44, 45, 46);
+  else if constexpr (kN == 96) L4_WGMMA_REGISTERS(96, 48, 48, 49, 50, 51, 52, 53, 54);
+  else if constexpr (kN == 112) L4_WGMMA_REGISTERS(112, 56, 56, 57, 58, 59, 60, 61, 62);
   else if constexpr (kN == 128) L4_WGMMA_REGISTERS(128, 64, 64, 65, 66, 67, 68, 69, 70);
+  else if constexpr (kN == 144) L4_WGMMA_REGISTERS(144, 72, 72, 73, 74, 75, 76, 77, 78);
+  else if constexpr (kN == 160) L4_WGMMA_REGISTERS(160, 80, 80, 81, 82, 83, 84, 85, 86);
+  else if constexpr (kN == 176) L4_WGMMA_REGISTERS(176, 88, 88, 89, 90, 91, 92, 93, 94);
   else if constexpr (kN == 192) L4_WGMMA_REGISTERS(192, 96, 96, 97, 98, 99, 100, 101, 102);
+  else if constexpr (kN == 208) L4_WGMMA_REGISTERS(208, 104, 104, 105, 106, 107, 108, 109, 110);
+  else if constexpr (kN == 224) L4_WGMMA_REGISTERS(224, 112, 112, 113, 114, 115, 116, 117, 118);
+  else if constexpr (kN == 240) L4_WGMMA_REGISTERS(240, 120, 120, 121, 122, 123, 124, 125, 126);
   else if constexpr (kN == 256) L4_WGMMA_REGISTERS(256, 128, 128, 129, 130, 131, 132, 133, 134);
+  else static_assert(kN < 0, "8, or a multiple of 16 up to 256");
 }
 #undef L4_PLACES_4
 #undef L4_OUT_4
@@ -131,12 +157,32 @@ __device__ inline void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_
 #undef L4_OUT_8
 #undef L4_PLACES_16
 #undef L4_OUT_16
+#undef L4_PLACES_24
+#undef L4_OUT_24
 #undef L4_PLACES_32
 #undef L4_OUT_32
+#undef L4_PLACES_40
+#undef L4_OUT_40
+#undef L4_PLACES_48
+#undef L4_OUT_48
+#undef L4_PLACES_56
+#undef L4_OUT_56
 #undef L4_PLACES_64
 #undef L4_OUT_64
+#undef L4_PLACES_72
+#undef L4_OUT_72
+#undef L4_PLACES_80
+#undef L4_OUT_80
+#undef L4_PLACES_88
+#undef L4_OUT_88
 #undef L4_PLACES_96
 #undef L4_OUT_96
+#undef L4_PLACES_104
+#undef L4_OUT_104
+#undef L4_PLACES_112
+#undef L4_OUT_112
+#undef L4_PLACES_120
+#undef L4_OUT_120
 #undef L4_PLACES_128
 #undef L4_OUT_128
 #undef L4_WGMMA_SHARED

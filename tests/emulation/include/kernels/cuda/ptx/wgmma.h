@@ -50,7 +50,7 @@ struct Wgmma {
 
 template <int kN, Major kMajorOfB>
 void issue(float* d, const uint32_t* a_registers, uint64_t a, uint64_t b, bool accumulate, emulation::Where where) {
-  static_assert(kN == 8 || kN == 16 || kN == 32 || kN == 64 || kN == 128 || kN == 192 || kN == 256);
+  static_assert(kN == 8 || (kN > 0 && kN % 16 == 0 && kN <= 256));
   Wgmma w{{kN, a_registers != nullptr, kMajorOfB == Major::mn, accumulate, a, b}, d, a_registers, where};
   emulation::block().meet_warpgroup("wgmma", &w, Wgmma::complete, where);
 }
