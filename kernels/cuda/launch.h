@@ -35,6 +35,7 @@ struct Launch {
   // it (wait_for_predecessor()), in the whole block, before it touches what is not named above.
   bool programmatic = false;
   bool cooperative = false;  // all blocks run at once: grid barriers are allowed
+  unsigned cluster = 1;      // neighbouring blocks along x that run at once and reach each other (ptx/cluster.h)
 };
 
 template <class... Parameters, class... Arguments>
@@ -43,7 +44,7 @@ void launch(const Launch& l, void (*kernel)(Parameters...), Arguments&&... argum
   constexpr size_t kStaticLimit = 48 << 10;
   if (l.shared_bytes > kStaticLimit)
     L4_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared_bytes)));
-  cudaLaunchAttribute attributes[3] = {};
+  cudaLaunchAttribute attributes[4] = {};
   cudaLaunchConfig_t config = {};
   config.gridDim = l.grid;
   config.blockDim = l.block;
@@ -62,6 +63,10 @@ void launch(const Launch& l, void (*kernel)(Parameters...), Arguments&&... argum
   if (l.cooperative) {
     attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
     attributes[config.numAttrs++].val.cooperative = 1;
+  }
+  if (l.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {l.cluster, 1, 1};
   }
   L4_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "cluster.h"
 #include "fiber.h"
 
 constinit thread_local uint3 threadIdx{}, blockIdx{};
@@ -71,8 +72,13 @@ constexpr uint32_t kDynamicBase = 1024;  // address of the first dynamic byte; a
 
 }  // namespace
 
-Block::Block(const LaunchShape& l, uint3 i, const Step& body, uint32_t variant)
-    : launch(l), index(i), late(variant & 1), body_(body) {
+Block::Block(const LaunchShape& l, uint3 i, const Step& body, uint32_t variant, Cluster* cluster)
+    : launch(l),
+      index(i),
+      late(variant & 1),
+      body_(body),
+      thread_pointer_(reinterpret_cast<uintptr_t>(__builtin_thread_pointer())),
+      cluster_(cluster) {
   const size_t n = size_t(l.block.x) * l.block.y * l.block.z;
   const size_t n_warps = (n + 31) / 32;
   threads_.resize(n);
@@ -126,9 +132,12 @@ void Block::run() {
   blockIdx = index;
   blockDim = launch.block;
   gridDim = launch.grid;
+  if (cluster_) cluster_->join(*this);
   while (n_ended_ < int(threads_.size()) && !error_) {
+    if (cluster_ && cluster_->given_up()) return;
     if (ready_.empty()) {
       if (do_late_load()) continue;
+      if (cluster_ && cluster_->hand_over(*this, true)) continue;
       try {
         report_deadlock("deadlock");
       } catch (...) {
@@ -151,6 +160,7 @@ void Block::run() {
       error_ = std::current_exception();
     }
   }
+  if (cluster_) error_ ? cluster_->give_up() : cluster_->leave(*this);
   current_block = nullptr;
   if (error_) std::rethrow_exception(error_);
 }
@@ -160,6 +170,7 @@ void Block::end_thread() {
   t.state = Thread::State::ended;
   ++n_ended_;
   ended_[size_t(t.warp())] |= 1u << t.lane();
+  if (cluster_) cluster_->end(t);
   if (error_) return;
   try {
     if (!t.bulk_stores.all_waited_for())
@@ -193,7 +204,13 @@ void Block::spin(const char* what, Where where, bool others_may_help) {
   t.where = where;
   t.waits_for = nullptr;
   t.mask = 0;
-  if (++t.n_spins % 64 == 0) do_late_load();
+  if (++t.n_spins % 64 == 0) {
+    do_late_load();
+    if (cluster_) {
+      cluster_->hand_over(*this, false);
+      if (cluster_->given_up()) switch_stack(&t.stack_pointer, scheduler_stack_);  // for good
+    }
+  }
   if (others_may_help) {  // a block or device on another OS thread
     static thread_local std::chrono::steady_clock::time_point since;
     if (t.n_spins == 1) since = std::chrono::steady_clock::now();
@@ -527,33 +544,44 @@ void run_kernel(const LaunchShape& launch, const Step& body) {
   static std::atomic<uint32_t> g_launches;
   const uint32_t launch_number = g_launches++;
   const uint32_t n_blocks = launch.grid.x * launch.grid.y * launch.grid.z;
-  auto run_block = [&](uint32_t b) {
+  auto run_block = [&](uint32_t b, Cluster* cluster) {
     Block block(launch, {b % launch.grid.x, b / launch.grid.x % launch.grid.y, b / launch.grid.x / launch.grid.y}, body,
-                launch_number + b);
+                launch_number + b, cluster);
     block.run();
   };
-  if (!launch.cooperative) {
-    const bool backwards = launch_number / 4 % 2;
-    for (uint32_t b = 0; b < n_blocks; ++b) run_block(backwards ? n_blocks - 1 - b : b);
-    return;
+  auto run_at_once = [&](uint32_t first, uint32_t n, Cluster* cluster) {
+    std::mutex mutex;
+    std::exception_ptr error;
+    std::vector<std::thread> threads;
+    for (uint32_t b = first; b < first + n; ++b)
+      threads.emplace_back([&, b] {
+        try {
+          run_block(b, cluster);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          if (!error) error = std::current_exception();
+        }
+      });
+    for (std::thread& t : threads) t.join();
+    if (error) std::rethrow_exception(error);
+  };
+  if (launch.cooperative) {
+    if (n_blocks > 64 || launch.cluster > 1)
+      l4::fail(ErrorKind::device, "emulated CUDA: ", kernel_name(launch.kernel), ": a cooperative ", shape,
+               " does not fit");
+    return run_at_once(0, n_blocks, nullptr);
   }
-  if (n_blocks > 64)
-    l4::fail(ErrorKind::device, "emulated CUDA: ", kernel_name(launch.kernel), ": a cooperative ", shape,
-             " does not fit");
-  std::mutex mutex;
-  std::exception_ptr error;
-  std::vector<std::thread> threads;
-  for (uint32_t b = 0; b < n_blocks; ++b)
-    threads.emplace_back([&, b] {
-      try {
-        run_block(b);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!error) error = std::current_exception();
-      }
-    });
-  for (std::thread& t : threads) t.join();
-  if (error) std::rethrow_exception(error);
+  const uint32_t n_together = launch.cluster, n_turns = n_blocks / n_together;
+  for (uint32_t i = 0; i < n_turns; ++i) {
+    const bool backwards = launch_number / 4 % 2;
+    const uint32_t first = (backwards ? n_turns - 1 - i : i) * n_together;
+    if (n_together == 1) {
+      run_block(first, nullptr);
+    } else {
+      Cluster cluster(n_together, n_threads, (launch_number + i) % n_together);
+      run_at_once(first, n_together, &cluster);
+    }
+  }
 }
 
 }  // namespace l4::emulation

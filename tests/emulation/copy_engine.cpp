@@ -56,7 +56,7 @@ CUresult encode_tensor_map(CUtensorMap* map, CUtensorMapDataType type, cuuint32_
 }
 
 void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordinates, uint32_t rank, const void* barrier,
-                       Where where) {
+                       Where where, uint16_t blocks) {
   Block& b = block();
   TensorMap t;
   std::memcpy(&t, map, sizeof t);
@@ -73,7 +73,7 @@ void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordina
   b.check_shared(shared, size_t(n_rows) * row_bytes, alignment, "tensor copy", where);
   std::array<int64_t, 5> at{};
   for (uint32_t i = 0; i < rank; ++i) at[i] = coordinates[i];
-  Step step = [=, &b] {
+  auto copy = [=](Block& to, void* shared, const void* barrier) {
     for (uint32_t row = 0; row < n_rows; ++row) {
       const unsigned char* line = t.data;
       bool inside = true;
@@ -94,7 +94,15 @@ void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordina
         *in_shared = there ? *in_tensor : 0;
       }
     }
-    b.mbarrier_arrive(barrier, 0, 0, int64_t(n_rows) * row_bytes, where);
+    to.mbarrier_arrive(barrier, 0, 0, int64_t(n_rows) * row_bytes, where);
+  };
+  Step step = [=, &b] {
+    if (!blocks) copy(b, shared, barrier);
+    for (uint32_t rank = 0; rank < 16; ++rank)
+      if (blocks >> rank & 1) {
+        Block& to = b.neighbour(rank, where);
+        copy(to, b.address_in(to, shared), b.address_in(to, barrier));
+      }
   };
   if (!b.in_shared(barrier, 8)) b.fail(where, "the mbarrier of a tensor copy is not in shared memory");
   b.issue_load(std::move(step));

@@ -216,13 +216,15 @@ Functions& functions() {
 }  // namespace
 
 cudaError_t issue_kernel(const cudaLaunchConfig_t& config, const void* kernel, Step body) {
-  LaunchShape shape{config.gridDim, config.blockDim, config.dynamicSmemBytes, false, false, kernel};
+  LaunchShape shape{config.gridDim, config.blockDim, config.dynamicSmemBytes, false, false, kernel, 1};
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     const cudaLaunchAttribute& a = config.attrs[i];
     if (a.id == cudaLaunchAttributeProgrammaticStreamSerialization)
       shape.programmatic = a.val.programmaticStreamSerializationAllowed != 0;
     else if (a.id == cudaLaunchAttributeCooperative)
       shape.cooperative = a.val.cooperative != 0;
+    else if (a.id == cudaLaunchAttributeClusterDimension && a.val.clusterDim.y == 1 && a.val.clusterDim.z == 1)
+      shape.cluster = a.val.clusterDim.x;
     else if (a.id == cudaLaunchAttributePreferredSharedMemoryCarveout)
       continue;  // has no meaning here
     else
@@ -235,6 +237,9 @@ cudaError_t issue_kernel(const cudaLaunchConfig_t& config, const void* kernel, S
     if (shape.shared_bytes > size_t(limit)) return say(cudaErrorInvalidValue);
   }
   if (!shape.grid.x || !shape.grid.y || !shape.grid.z) return say(cudaErrorInvalidConfiguration);
+  constexpr unsigned kMaxCluster = 8;  // without a word about more
+  if (!shape.cluster || shape.cluster > kMaxCluster || shape.grid.x % shape.cluster)
+    return say(cudaErrorInvalidClusterSize);
   return issue(config.stream, [shape, body = std::move(body)] { run_kernel(shape, body); });
 }
 
@@ -381,6 +386,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorInvalidClusterSize:
+      return "invalid cluster size";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
     case cudaErrorNotReady:

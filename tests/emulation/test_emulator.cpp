@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/ptx/barrier.h"
+#include "kernels/cuda/ptx/cluster.h"
 #include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/load.h"
 #include "kernels/cuda/ptx/pdl.h"
@@ -230,6 +231,52 @@ __global__ void set_flag(uint32_t* flag) {
   store_release_sys(flag, 1);
 }
 }  // namespace
+
+namespace {
+__global__ void early_end(int* out) {
+  __shared__ Mbarrier there;
+  if (threadIdx.x == 0) mbarrier_init(&there, 1);
+  cluster_arrive();
+  cluster_wait();
+  if (cluster_rank() == 0) return;
+  for (int i = 0; i < 100; ++i) mbarrier_try_wait(&there, 0);  // the other block ends meanwhile
+  mbarrier_arrive_at(&there, 0);
+  out[blockIdx.x] = 1;
+}
+__global__ void cluster_without_one() {
+  if (cluster_rank() == 1 && threadIdx.x == 5) {
+    __shared__ Mbarrier never;
+    mbarrier_init(&never, 1);
+    mbarrier_wait(&never, 0);
+  }
+  cluster_arrive();
+  cluster_wait();
+}
+__global__ void cluster_counts(int* counts) {
+  __shared__ Mbarrier there;
+  if (threadIdx.x == 0) mbarrier_init(&there, 3);
+  cluster_arrive();
+  cluster_wait();
+  if (threadIdx.x < 3) mbarrier_arrive_at(&there, (cluster_rank() + 1) % 3);
+  while (!mbarrier_try_wait(&there, 0)) {
+  }
+  if (threadIdx.x == 0) counts[blockIdx.x] = int(cluster_rank());
+  cluster_arrive();
+  if (threadIdx.x < 32) cluster_wait();
+}
+}  // namespace
+
+TEST_CASE("emulator: the blocks of a cluster run at once, and what they do wrong is found") {
+  Buffer memory = device_buffer(4096, "test");
+  int* p = static_cast<int*>(memory.data());
+  CHECK(has(said({.grid = 4, .block = 32, .cluster = 2}, early_end, p),
+            "block 0 of the cluster has ended, and its shared memory is touched"));
+  CHECK(has(said({.grid = 2, .block = 32, .cluster = 2}, cluster_without_one), "deadlock: threads "));
+  CHECK(has(said({.grid = 2, .block = 32}, cluster_without_one), "cluster_arrive in a launch without clusters"));
+  CHECK(has(said({.grid = 3, .block = 32, .cluster = 2}, cluster_without_one), "invalid cluster size"));
+  CHECK(said({.grid = 6, .block = 64, .cluster = 3}, cluster_counts, p) == "");
+  for (int b = 0; b < 6; ++b) CHECK(p[b] == b % 3);
+}
 
 TEST_CASE("emulator: the blocks of a cooperative launch run at once") {
   Buffer memory = device_buffer(4096, "test");

@@ -16,6 +16,10 @@
 // swizzle, 4 stages of 48 KB or 8 of 24 KB. Blocks are persistent and walk the list of tiles, which every block derives
 // from the groups' begin[].
 //
+// Clusters (Wide). Two blocks make neighbouring tiles of rows of the same tokens: each loads its weights and one half
+// of the tokens, which the copy engine hands to both: a stage takes 32 KB from L2, not 48. A stage is loaded anew when
+// the consumers of both blocks have left it.
+//
 // Order of tiles. Blocks must keep in step, or those that share an operand read it at different times and it comes from
 // memory more than once (four times, when widths of 192 and 256 ran side by side): groups are ordered by how long their
 // tiles take, and within a group a band of four columns runs down the rows (tile_place).
@@ -30,6 +34,7 @@
 //
 // Roundings as the reference has them, but that the score is multiplied onto the float32 sums of gate and up, and that
 // down rounds the sum of shared and routed once (see small_m.cu).
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/cuda/device/math.h"
@@ -37,7 +42,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul/grouped.h"
 #include "kernels/cuda/matmul/silu.h"
-#include "kernels/cuda/ptx/mbarrier.h"
+#include "kernels/cuda/ptx/cluster.h"
 #include "kernels/cuda/ptx/pdl.h"
 #include "kernels/cuda/ptx/setmaxnreg.h"
 #include "kernels/cuda/ptx/tma.h"
@@ -53,15 +58,16 @@ constexpr int kMaxGroups = int(kGroupedExperts) + 1;
 constexpr int64_t kNarrowRows = 512;  // of a step: up to here Narrow, and down in two launches
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-template <int kMaxTokens_, int kBox_, int kStages_>
+template <int kMaxTokens_, int kBox_, int kStages_, int kCluster_>
 struct Shape {
   static constexpr int kMaxTokens = kMaxTokens_, kBox = kBox_, kStages = kStages_;
+  static constexpr int kCluster = kCluster_;  // blocks that share a tile of tokens
   static constexpr uint32_t kWeightBytes = kTileRows * kRowBytes;
   static constexpr uint32_t kStageBytes = kWeightBytes + kMaxTokens * kRowBytes;
   static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes;
 };
-using Wide = Shape<256, 64, 4>;
-using Narrow = Shape<64, 16, 8>;
+using Wide = Shape<256, 64, 4, 2>;
+using Narrow = Shape<64, 16, 8, 1>;
 
 // The maps of a product: weights [experts * n, k] in boxes of 128 rows, tokens [*, k] in boxes of kBox rows and, for
 // what is left of a tile's width, of 16.
@@ -104,8 +110,8 @@ struct Group {
   int n_columns, width;  // how they are cut
   int n_tiles;
 };
-// The list of tiles: those of a group follow one another. The groups of the longest tiles (width times steps) come
-// first, so that the tiles which run at once take equally long and blocks keep in step.
+// The list of tiles, a tile of each block of a cluster: those of a group follow one another. The groups of the longest
+// tiles (width times steps) come first, so that the tiles which run at once take equally long and blocks keep in step.
 struct Tiles {
   Group groups[kMaxGroups];
   int length[kMaxGroups];     // of a group's tiles
@@ -126,7 +132,8 @@ __device__ void list_tiles(const Args& a, Tiles& tiles) {
     const int begin = a.n_experts && !(last && a.all_rows) ? __ldcg(a.begin + g) : 0;
     const int count = (last ? a.n_rows : __ldcg(a.begin + g + 1)) - begin;
     const TokenTiles columns = token_tiles<S::kMaxTokens>(count);
-    const int n_row_tiles = ((last ? a.n_shared : a.n_experts_rows) + kTileRows - 1) / kTileRows;
+    constexpr int kRows = S::kCluster * kTileRows;
+    const int n_row_tiles = ((last ? a.n_shared : a.n_experts_rows) + kRows - 1) / kRows;
     const Passes passes = passes_of(a, g);
     tiles.groups[g] = {begin, count, columns.n, columns.width, columns.n * n_row_tiles};
     tiles.length[g] = columns.width * (passes.shared + passes.experts);
@@ -145,7 +152,10 @@ __device__ void list_tiles(const Args& a, Tiles& tiles) {
   __syncthreads();
 }
 
-__device__ inline Tile tile_at(const Args& a, const Tiles& tiles, int tile) {
+// The tile of block `rank` of the cluster. Where the number of row tiles is odd, the second block's last one lies past
+// the matrix (or in the next expert's): it takes part all the same, and finish() keeps nothing of it.
+template <class S>
+__device__ Tile tile_at(const Args& a, const Tiles& tiles, int tile, int rank) {
   int low = 0, high = a.n_experts;  // the last place whose first tile is not after this one
   while (low < high) {
     const int middle = (low + high + 1) / 2;
@@ -157,8 +167,8 @@ __device__ inline Tile tile_at(const Args& a, const Tiles& tiles, int tile) {
   const Group& group = tiles.groups[tiles.order[low]];
   const TilePlace at = tile_place(tile - tiles.first[low], group.n_tiles / group.n_columns, group.n_columns);
   const int before = at.column * group.width;
-  return {tiles.order[low], at.row * kTileRows, group.entry + before, min(group.width, group.count - before),
-          group.width};
+  return {tiles.order[low], (at.row * S::kCluster + rank) * kTileRows, group.entry + before,
+          min(group.width, group.count - before), group.width};
 }
 
 // ---- the ring
@@ -176,9 +186,23 @@ struct Ring {
   }
 };
 
+// A consumer warp has left a stage: all blocks of the cluster hear of it, since each loads a part of its tokens.
 template <class S>
-__device__ void produce(const BothMaps& both, const Args& a, const Tile& tile, Ring<S>& ring) {
+__device__ void leave_stage(Mbarrier* empty, int lane) {
+  if constexpr (S::kCluster == 1) {
+    if (lane == 0) mbarrier_arrive(empty);
+  } else {
+    if (lane < S::kCluster) mbarrier_arrive_at(empty, uint32_t(lane));
+  }
+}
+
+template <class S>
+__device__ void produce(const BothMaps& both, const Args& a, const Tile& tile, int rank, Ring<S>& ring) {
   const Passes passes = passes_of(a, tile.group);
+  // The tokens that this block loads, for all of the cluster.
+  constexpr int kPart = S::kCluster * kTokenStep;
+  const int part = (tile.width + kPart - 1) / kPart * kTokenStep;
+  const int first = rank * part, end = min(first + part, tile.width);
   for (int step = 0; step < passes.shared + passes.experts; ++step) {
     const bool shared = step < passes.shared;
     const int k = (shared ? step : step - passes.shared) * kTileK;
@@ -187,11 +211,15 @@ __device__ void produce(const BothMaps& both, const Args& a, const Tile& tile, R
     Mbarrier* full = &ring.full[ring.stage];
     mbarrier_arrive_expect_tx(full, S::kWeightBytes + uint32_t(tile.width) * kRowBytes);
     tensor_load(ring.weights(), &maps.weights, full, k, (shared ? 0 : tile.group * a.n_experts_rows) + tile.row);
-    int i = 0;
-    for (; i + S::kBox <= tile.width; i += S::kBox)
-      tensor_load(ring.tokens() + i * kRowBytes, &maps.tokens, full, k, tile.entry + i);
-    for (; i < tile.width; i += kTokenStep)
-      tensor_load(ring.tokens() + i * kRowBytes, &maps.few_tokens, full, k, tile.entry + i);
+    auto load_tokens = [&](const CUtensorMap& map, int i) {
+      if constexpr (S::kCluster == 1)
+        tensor_load(ring.tokens() + i * kRowBytes, &map, full, k, tile.entry + i);
+      else
+        tensor_load_to_blocks(ring.tokens() + i * kRowBytes, &map, full, (1 << S::kCluster) - 1, k, tile.entry + i);
+    };
+    int i = first;
+    for (; i + S::kBox <= end; i += S::kBox) load_tokens(maps.tokens, i);
+    for (; i < end; i += kTokenStep) load_tokens(maps.few_tokens, i);
     ring.next();
   }
 }
@@ -297,13 +325,13 @@ __device__ void multiply(int n_steps, int consumer, int lane, Ring<S>& ring, flo
       wgmma<kN>(sums, advance_descriptor(weights, 32 * k), advance_descriptor(tokens, 32 * k), true);
     wgmma_commit();
     wgmma_wait<1>();
-    if (done && lane == 0) mbarrier_arrive(done);
+    if (done) leave_stage<S>(done, lane);
     done = &ring.empty[ring.stage];
     ring.next();
   }
   wgmma_wait<0>();
   wgmma_hold(d);
-  if (lane == 0) mbarrier_arrive(done);
+  leave_stage<S>(done, lane);
 }
 // The same with a width that only the device knows.
 template <int kN, class S>
@@ -333,27 +361,35 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ Tiles tiles;
   __shared__ Mbarrier full[S::kStages], empty[S::kStages];
   Ring<S> ring{dynamic_shared<unsigned char>(), full, empty};
+  const int rank = S::kCluster == 1 ? 0 : int(cluster_rank());
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; ++i) {
       mbarrier_init(&full[i], 1);
-      mbarrier_init(&empty[i], kConsumers * 4);  // a consumer warp each
+      mbarrier_init(&empty[i], S::kCluster * kConsumers * 4);  // a consumer warp each
     }
     mbarrier_init_fence();
     for (const Maps* maps : {&both.shared, &both.experts})
       for (const CUtensorMap* map : {&maps->weights, &maps->tokens, &maps->few_tokens}) prefetch_tensor_map(map);
   }
+  if constexpr (S::kCluster > 1) cluster_arrive();
   wait_for_predecessor();
   let_successor_start();
   list_tiles<S>(a, tiles);
+  if constexpr (S::kCluster > 1) cluster_wait();
   auto each_tile = [&](auto&& body) {
-    for (int i = int(blockIdx.x); i < tiles.first[a.n_experts + 1]; i += int(gridDim.x)) body(tile_at(a, tiles, i));
+    for (int i = int(blockIdx.x) / S::kCluster; i < tiles.first[a.n_experts + 1]; i += int(gridDim.x) / S::kCluster)
+      body(tile_at<S>(a, tiles, i, rank));
   };
   if (threadIdx.x < 128) {
     give_registers<40>();
-    if (threadIdx.x == 0) each_tile([&](const Tile& tile) { produce<S>(both, a, tile, ring); });
+    if (threadIdx.x == 0) each_tile([&](const Tile& tile) { produce<S>(both, a, tile, rank, ring); });
   } else {
     take_registers<232>();
     each_tile([&](const Tile& tile) { consume<S, up>(a, tile, ring); });
+  }
+  if constexpr (S::kCluster > 1) {  // the others may still arrive at our barriers
+    cluster_arrive();
+    cluster_wait();
   }
 }
 
@@ -416,11 +452,12 @@ void start(const OpContext& ctx, const Args& a, const PackedWeight& shared, cons
                   token_map(tokens, a.n_rows, w.spec.k, kTokenStep)};
     };
     const Maps of_shared = maps(shared, shared_tokens);
-    launch({.grid = unsigned(ctx.gpu.n_sms),
+    launch({.grid = unsigned(std::max(ctx.gpu.n_sms / S::kCluster, 1) * S::kCluster),
             .block = kThreads,
             .shared_bytes = S::kSharedBytes,
             .stream = ctx.gpu.stream,
-            .programmatic = true},
+            .programmatic = true,
+            .cluster = S::kCluster},
            grouped_kernel<S, up>, BothMaps{of_shared, experts ? maps(*experts, expert_tokens) : of_shared}, a);
   };
   if (a.n_rows <= kNarrowRows)

@@ -89,6 +89,16 @@ __device__ inline void tensor_load(void* shared, const CUtensorMap* map, Mbarrie
                "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
                : "memory");
 }
+// To the same place in every block of the cluster whose bit is set in `blocks`; the box's bytes are counted at each
+// one's barrier at this place (.multicast::cluster).
+__device__ inline void tensor_load_to_blocks(void* shared, const CUtensorMap* map, Mbarrier* barrier, uint16_t blocks,
+                                             int c0, int c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+      "{%3, %4}], [%2], %5;" ::"r"(shared_address(shared)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "h"(blocks)
+      : "memory");
+}
 // With a policy of cache_evict_first() or cache_evict_last().
 __device__ inline void tensor_load_hint(void* shared, const CUtensorMap* map, Mbarrier* barrier, uint64_t cache_policy,
                                         int c0, int c1) {

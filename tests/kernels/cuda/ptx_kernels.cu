@@ -4,6 +4,7 @@
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx/barrier.h"
+#include "kernels/cuda/ptx/cluster.h"
 #include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/ldmatrix.h"
 #include "kernels/cuda/ptx/load.h"
@@ -92,6 +93,45 @@ __global__ void __launch_bounds__(256, 1) pipeline_kernel(const float* from, flo
     }
     if (t == 0) bulk_wait<0>();
   }
+}
+
+// ---- clusters
+
+constexpr int kSharedTile = 16 * 64;
+
+__global__ void share_tiles_kernel(const __grid_constant__ CUtensorMap map, int n_tiles, uint16_t* to,
+                                   uint32_t* ranks) {
+  uint16_t* tiles = dynamic_shared<uint16_t>();  // [2][16][64]
+  __shared__ Mbarrier full[2], empty[2];
+  const int rank = int(cluster_rank()), cluster = int(blockIdx.x / 2), n_clusters = int(gridDim.x / 2);
+  const int lane = int(threadIdx.x % 32);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < 2; ++s) {
+      mbarrier_init(&full[s], 1);
+      mbarrier_init(&empty[s], 2);
+    }
+    mbarrier_init_fence();
+    ranks[blockIdx.x] = uint32_t(rank);
+  }
+  cluster_arrive();
+  cluster_wait();
+  for (int tile = cluster, i = 0; tile < n_tiles; tile += n_clusters, ++i) {
+    const int s = i % 2;
+    if (threadIdx.x == 0) {
+      mbarrier_wait(&empty[s], uint32_t(i / 2 + 1) % 2);
+      mbarrier_arrive_expect_tx(&full[s], kSharedTile * 2);
+      tensor_load_to_blocks(tiles + s * kSharedTile + rank * kSharedTile / 2, &map, &full[s], 3, 0,
+                            16 * tile + 8 * rank);
+    } else if (threadIdx.x >= 32) {
+      mbarrier_wait(&full[s], uint32_t(i / 2) % 2);
+      for (int e = lane; e < kSharedTile; e += 32)
+        to[(int64_t(rank) * n_tiles + tile) * kSharedTile + e] = tiles[s * kSharedTile + e];
+      __syncwarp();
+      if (lane < 2) mbarrier_arrive_at(&empty[s], uint32_t(lane));
+    }
+  }
+  cluster_arrive();
+  cluster_wait();
 }
 
 // ---- tensor maps
@@ -375,6 +415,15 @@ void multiply_warpgroup(cudaStream_t stream, const MultiplyCase& c, const uint16
   L4_CHECK(false, "no such case");
 }
 
+void share_tiles(cudaStream_t stream, const CUtensorMap& map, int n_tiles, int n_clusters, uint16_t* to,
+                 uint32_t* ranks) {
+  launch({.grid = unsigned(2 * n_clusters),
+          .block = 64,
+          .shared_bytes = 2 * kSharedTile * 2,
+          .stream = stream,
+          .cluster = 2},
+         share_tiles_kernel, map, n_tiles, to, ranks);
+}
 void exchange(cudaStream_t stream, int* out) {
   launch({.block = 128, .stream = stream}, exchange_kernel, out);
 }

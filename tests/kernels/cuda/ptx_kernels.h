@@ -21,6 +21,9 @@ struct Coordinates {
 };
 void load_box(cudaStream_t, const CUtensorMap& map, int rank, Coordinates at, cuda::Swizzle, int n_rows, int row_bytes,
               void* to);
+// to[r] = from, for each block r of clusters of two: `map` is from [16 n_tiles, 64] of 16 bits in boxes of 8 rows. Each
+// block loads one half of a tile into both, through a ring of 2 stages. ranks[b]: what block b says of itself.
+void share_tiles(cudaStream_t, const CUtensorMap& map, int n_tiles, int n_clusters, uint16_t* to, uint32_t* ranks);
 // n_matrices (1, 2, 4) of 8x8 16-bit values: fragments[i][lane]; and back (2, 4): `matrices` from fragments.
 void load_fragments(cudaStream_t, int n_matrices, bool transposed, const uint16_t* matrices, uint32_t* fragments);
 void store_fragments(cudaStream_t, int n_matrices, const uint32_t* fragments, uint16_t* matrices);

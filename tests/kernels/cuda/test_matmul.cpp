@@ -258,6 +258,15 @@ TEST_CASE("cuda matmul: the grouped feed-forward block, wide") {
     check_ffn(gpu, c, DType::bf16, cuda::grouped_ffn_up, cuda::grouped_ffn_down);
 }
 
+TEST_CASE("cuda matmul: the grouped feed-forward block on an odd number of multiprocessors, or one") {
+  for (int n_sms : {1, 3}) {
+    GpuMachine gpu;
+    gpu.gpu.n_sms = n_sms;
+    for (int64_t m : {30, 560})  // 264: three tiles of rows
+      check_ffn(gpu, {m, 264, 8, 136, 2, 1}, DType::bf16, cuda::grouped_ffn_up, cuda::grouped_ffn_down);
+  }
+}
+
 TEST_CASE("cuda matmul: small_m on as many multiprocessors as a Hopper GPU has") {
   GpuMachine gpu;
   gpu.gpu.n_sms = 132;

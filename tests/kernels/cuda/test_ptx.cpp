@@ -134,6 +134,26 @@ TEST_CASE("cuda ptx: boxes of tensors, swizzled, at edges") {
   }
 }
 
+TEST_CASE("cuda ptx: blocks of a cluster load halves of a tile into both and wait for each other") {
+  Device gpu;
+  Numbers numbers(7);
+  for (auto [n_tiles, n_clusters] : {std::pair{1, 1}, {2, 1}, {9, 2}, {12, 3}, {25, 1}, {1, 2}}) {
+    const auto from = random_bf16(numbers, size_t(n_tiles) * 16 * 64);
+    const CUtensorMap map = cuda::tensor_map(gpu.upload(from), DType::bf16, std::vector<int64_t>{64, 16 * n_tiles},
+                                             std::vector<int64_t>{128}, std::vector<int64_t>{64, 8}, Swizzle::none);
+    uint16_t* to = gpu.room<uint16_t>(2 * int64_t(from.size()));
+    uint32_t* ranks = gpu.room<uint32_t>(2 * n_clusters);
+    for (int repeat = 0; repeat < 4; ++repeat) {
+      share_tiles(gpu.stream, map, n_tiles, n_clusters, to, ranks);
+      auto want = from;
+      want.insert(want.end(), from.begin(), from.end());
+      CHECK(gpu.fetch(to, want.size()) == want);
+      const auto got = gpu.fetch(ranks, size_t(2 * n_clusters));
+      for (size_t b = 0; b < got.size(); ++b) CHECK(got[b] == b % 2);
+    }
+  }
+}
+
 TEST_CASE("cuda ptx: a tensor map that the hardware cannot have is one clear line") {
   Device gpu;
   uint16_t* data = gpu.room<uint16_t>(4096);

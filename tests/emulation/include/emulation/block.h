@@ -72,6 +72,7 @@ struct Thread {
 
   AsyncGroups copies, bulk_stores;
   uint64_t n_wgmma_commits = 0;
+  uint64_t n_cluster_arrivals = 0;
 };
 
 // Threads that must all come before any may go on: payloads[i] is what thread i handed in, null where it has ended.
@@ -101,11 +102,14 @@ struct LaunchShape {
   size_t shared_bytes = 0;
   bool programmatic = false, cooperative = false;
   const void* kernel = nullptr;
+  unsigned cluster = 1;  // blocks along x
 };
+
+class Cluster;
 
 class Block {
  public:
-  Block(const LaunchShape& launch, uint3 index, const Step& body, uint32_t variant);
+  Block(const LaunchShape& launch, uint3 index, const Step& body, uint32_t variant, Cluster* cluster = nullptr);
   ~Block();
   void run();
 
@@ -125,6 +129,17 @@ class Block {
   void barrier(int id, int n_threads, bool waits, const char* what,
                Where where);                          // n_threads 0: all that have not ended
   int count_at_barrier(bool predicate, Where where);  // __syncthreads_count
+
+  // ---- the cluster
+  uint32_t rank() const { return index.x % launch.cluster; }
+  Block& neighbour(uint32_t rank, Where where);  // which has not ended
+  template <class T>
+  T* address_in(const Block& other, T* p) const {  // of what is at p here
+    return reinterpret_cast<T*>(place_in(other, reinterpret_cast<uintptr_t>(p)));
+  }
+  void cluster_arrive(Where where);
+  void cluster_wait(Where where);
+  bool can_go_on() const { return !ready_.empty() || !late_loads_.empty(); }
 
   // ---- shared memory
   unsigned char* dynamic_shared() const { return shared_; }
@@ -178,6 +193,7 @@ class Block {
   Mbarrier& mbarrier_at(const void* barrier, Where where);
   void finish_phase_if_done(Mbarrier& m);
   std::string where_is(const void* p) const;
+  uintptr_t place_in(const Block& other, uintptr_t p) const;
 
   const Step& body_;
   std::vector<Thread> threads_;
@@ -190,6 +206,8 @@ class Block {
   std::deque<Step> late_loads_;
   int n_ended_ = 0;
   unsigned char* shared_ = nullptr;
+  const uintptr_t thread_pointer_;  // static shared memory lies before it
+  Cluster* const cluster_;
   void* scheduler_stack_ = nullptr;
   std::exception_ptr error_;
 };
@@ -205,8 +223,8 @@ inline Thread& thread() {
   return *current_thread;
 }
 
-// All blocks of a launch, one after another (a cooperative launch: each on an OS thread of its own). `body` runs the
-// kernel once, for the current thread.
+// All blocks of a launch, one after another (a cooperative launch, or those of a cluster: each on an OS thread of its
+// own). `body` runs the kernel once, for the current thread.
 void run_kernel(const LaunchShape& launch, const Step& body);
 
 // A kernel waits for another device (or block) and nothing happens: let the work of other streams be done.

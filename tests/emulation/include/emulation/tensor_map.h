@@ -26,9 +26,9 @@ CUresult encode_tensor_map(CUtensorMap* map, CUtensorMapDataType type, cuuint32_
                            const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
                            CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill);
 
-// One box of the tensor to shared memory.
+// One box of the tensor to shared memory: this block's, or that of each block of the cluster whose bit is set.
 void issue_tensor_copy(const CUtensorMap* map, void* shared, const int* coordinates, uint32_t rank, const void* barrier,
-                       Where where);
+                       Where where, uint16_t blocks = 0);
 // A run of bytes to shared memory.
 void issue_bulk_load(void* shared, const void* global, uint32_t n_bytes, const void* barrier, Where where);
 void issue_bulk_store(void* global, const void* shared, uint32_t n_bytes, Where where);

@@ -48,6 +48,12 @@ inline void tensor_load(void* shared, const CUtensorMap* map, Mbarrier* barrier,
   const int at[] = {c0, c1, c2, c3, c4};
   emulation::issue_tensor_copy(map, shared, at, 5, barrier, where);
 }
+inline void tensor_load_to_blocks(void* shared, const CUtensorMap* map, Mbarrier* barrier, uint16_t blocks, int c0,
+                                  int c1, L4_WHERE) {
+  const int at[] = {c0, c1};
+  if (blocks == 0) emulation::block().fail(where, "tensor_load_to_blocks to no block");
+  emulation::issue_tensor_copy(map, shared, at, 2, barrier, where, blocks);
+}
 inline void tensor_load_hint(void* shared, const CUtensorMap* map, Mbarrier* barrier, uint64_t, int c0, int c1,
                              L4_WHERE) {
   tensor_load(shared, map, barrier, c0, c1, where);
