@@ -1,14 +1,13 @@
 // Grouped products of the feed-forward stages: prefill, and decode of more than 16 rows.
 //
 // What is multiplied. Rows of h are first put in the order of their experts (arrange_kernel), since the copy engine
-// takes tiles of neighbouring rows. In that order every stage is one launch over groups of rows: each expert's, and
-//   up:   one more group of all rows, for the shared expert (or the dense block): same shapes, no second launch, no
-//   tail; down: of each expert's tile of tokens the shared expert's product is added into the same accumulators, as if
-//   k were
-//         F_shared + F_experts: no sum in memory, every output written once, rounded once. Rows without an expert here
-//         are a group of their own. With few rows, where weights are read for a handful of tokens each, reading the
-//         shared weights again for every expert would cost more than it saves: there the shared product is a launch of
-//         its own that leaves float32 sums, to which the experts' launch adds.
+// takes tiles of neighbouring rows. In that order every stage is one launch over groups of rows, one for each expert.
+// Up has one more group of all rows, for the shared expert (or the dense block): same shapes, no second launch, no
+// tail. Down adds the shared expert's product to each expert's tile in the same accumulators, as if k were F_shared +
+// F_experts: no sum in memory, every output written once, rounded once; rows without an expert here are a group of
+// their own. With few rows, where weights are read for a handful of tokens each, reading the shared weights again for
+// every expert would cost more than it saves: there the shared product is a launch of its own, k in as many parts as
+// fill the SMs, that leaves float32 sums, to which the experts' launch adds.
 //
 // Tiles. 128 rows of weights (two warpgroups of consumers, 64 each: weights are the m64 of wgmma, tokens its n) by up
 // to 256 tokens (Wide) or 64 (Narrow, for up to 512 rows, deeper ring): the width, any multiple of 16, is chosen for
@@ -22,7 +21,7 @@
 //
 // Order of tiles. Blocks must keep in step, or those that share an operand read it at different times and it comes from
 // memory more than once (four times, when widths of 192 and 256 ran side by side): groups are ordered by how long their
-// tiles take, and within a group a band of four columns runs down the rows (tile_place).
+// tiles take, and within a group a band of a few columns runs down the rows (tile_place).
 //
 // Ends of tiles. Nothing is waited for there: what must be known of the tokens was asked for when the tile began, and
 // the chains of 32 tokens (exponentials, divisions, shuffles) overlap. Conversions to bfloat16 go by pairs, one
@@ -56,18 +55,20 @@ constexpr int kTileRows = 128, kTileK = 64, kRowBytes = kTileK * 2;
 constexpr int kConsumers = 2, kThreads = 128 * (1 + kConsumers);
 constexpr int kMaxGroups = int(kGroupedExperts) + 1;
 constexpr int64_t kNarrowRows = 512;  // of a step: up to here Narrow, and down in two launches
+constexpr int kMaxParts = 4;          // of k in the first of the two
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-template <int kMaxTokens_, int kBox_, int kStages_, int kCluster_>
+template <int kMaxTokens_, int kBox_, int kStages_, int kCluster_, int kBand_>
 struct Shape {
   static constexpr int kMaxTokens = kMaxTokens_, kBox = kBox_, kStages = kStages_;
   static constexpr int kCluster = kCluster_;  // blocks that share a tile of tokens
+  static constexpr int kBand = kBand_;        // columns whose tokens L2 holds: 1024 tokens are 10 MB at k = 5120
   static constexpr uint32_t kWeightBytes = kTileRows * kRowBytes;
   static constexpr uint32_t kStageBytes = kWeightBytes + kMaxTokens * kRowBytes;
   static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes;
 };
-using Wide = Shape<256, 64, 4, 2>;
-using Narrow = Shape<64, 16, 8, 1>;
+using Wide = Shape<256, 64, 4, 2, 4>;
+using Narrow = Shape<64, 16, 8, 1, 8>;
 
 // The maps of a product: weights [experts * n, k] in boxes of 128 rows, tokens [*, k] in boxes of kBox rows and, for
 // what is left of a tile's width, of 16.
@@ -89,12 +90,16 @@ struct Args {
   const int32_t* rows = nullptr;                      // [n_rows] row of an entry; null: the same
   const float* scores = nullptr;                      // [entries]
   bf16 *shared_out = nullptr, *expert_out = nullptr;  // up: [entries, n / 2]; down: both y [n_rows, n]
-  float* sums = nullptr;  // down: [n_rows, n] left by the shared launch for the experts' launch
+  // down in two launches: the first leaves the shared product in n_parts sums [n_parts, n_rows, n], each over a part of
+  // k, the second adds them to the experts' product (to nothing where a row has no expert: its tiles have no steps)
+  float* sums = nullptr;
+  int n_parts = 1;
+  bool leaves_sums = false;
 };
 
 // ---- the list of tiles
 
-__device__ inline int steps_of(int k) {
+__host__ __device__ constexpr int steps_of(int k) {
   return (k + kTileK - 1) / kTileK;
 }
 struct Passes {
@@ -108,7 +113,8 @@ __device__ inline Passes passes_of(const Args& a, int group) {
 struct Group {
   int entry, count;      // tokens [entry, entry + count)
   int n_columns, width;  // how they are cut
-  int n_tiles;
+  int n_row_tiles;
+  int n_tiles;  // each part of k is a tile
 };
 // The list of tiles, a tile of each block of a cluster: those of a group follow one another. The groups of the longest
 // tiles (width times steps) come first, so that the tiles which run at once take equally long and blocks keep in step.
@@ -121,6 +127,8 @@ struct Tiles {
 struct Tile {
   int group, row;           // rows [row, row + 128) of the group's matrix
   int entry, count, width;  // tokens [entry, entry + count)
+  int first_step, n_steps;  // of the group's
+  int part;
 };
 
 // By the whole block.
@@ -135,7 +143,8 @@ __device__ void list_tiles(const Args& a, Tiles& tiles) {
     constexpr int kRows = S::kCluster * kTileRows;
     const int n_row_tiles = ((last ? a.n_shared : a.n_experts_rows) + kRows - 1) / kRows;
     const Passes passes = passes_of(a, g);
-    tiles.groups[g] = {begin, count, columns.n, columns.width, columns.n * n_row_tiles};
+    const int n_parts = a.leaves_sums ? a.n_parts : 1;
+    tiles.groups[g] = {begin, count, columns.n, columns.width, n_row_tiles, columns.n * n_row_tiles * n_parts};
     tiles.length[g] = columns.width * (passes.shared + passes.experts);
   }
   __syncthreads();
@@ -165,10 +174,20 @@ __device__ Tile tile_at(const Args& a, const Tiles& tiles, int tile, int rank) {
       high = middle - 1;
   }
   const Group& group = tiles.groups[tiles.order[low]];
-  const TilePlace at = tile_place(tile - tiles.first[low], group.n_tiles / group.n_columns, group.n_columns);
+  const int of_part = group.n_row_tiles * group.n_columns, n_parts = group.n_tiles / of_part;
+  const int part = (tile - tiles.first[low]) / of_part;
+  const TilePlace at = tile_place((tile - tiles.first[low]) % of_part, group.n_row_tiles, group.n_columns, S::kBand);
+  const Passes passes = passes_of(a, tiles.order[low]);
+  const int n_steps = passes.shared + passes.experts, first_step = n_steps * part / n_parts;
   const int before = at.column * group.width;
-  return {tiles.order[low], (at.row * S::kCluster + rank) * kTileRows, group.entry + before,
-          min(group.width, group.count - before), group.width};
+  return {.group = tiles.order[low],
+          .row = (at.row * S::kCluster + rank) * kTileRows,
+          .entry = group.entry + before,
+          .count = min(group.width, group.count - before),
+          .width = group.width,
+          .first_step = first_step,
+          .n_steps = n_steps * (part + 1) / n_parts - first_step,
+          .part = part};
 }
 
 // ---- the ring
@@ -203,7 +222,7 @@ __device__ void produce(const BothMaps& both, const Args& a, const Tile& tile, i
   constexpr int kPart = S::kCluster * kTokenStep;
   const int part = (tile.width + kPart - 1) / kPart * kTokenStep;
   const int first = rank * part, end = min(first + part, tile.width);
-  for (int step = 0; step < passes.shared + passes.experts; ++step) {
+  for (int step = tile.first_step; step < tile.first_step + tile.n_steps; ++step) {
     const bool shared = step < passes.shared;
     const int k = (shared ? step : step - passes.shared) * kTileK;
     const Maps& maps = shared ? both.shared : both.experts;
@@ -244,9 +263,9 @@ struct OfTokens {
     for (int i = 0; i < (kTokens + 31) / 32; ++i) {
       const int entry = tile.entry + min(lane + 32 * i, tile.count - 1);
       if constexpr (up)
-        values[i] = tile.group == a.n_experts ? 1.0f : __ldg(a.scores + entry);
+        values[i] = tile.group == a.n_experts ? 1.0f : __ldcg(a.scores + entry);
       else
-        values[i] = a.rows ? __ldg(a.rows + entry) : entry;
+        values[i] = a.rows ? __ldcg(a.rows + entry) : entry;
     }
   }
   // Of token 8 j + i, where j is known when this is compiled. All lanes of a warp, with any i < 8.
@@ -286,6 +305,7 @@ __device__ void finish(const Args& a, const Tile& tile, int row, int lane, const
     }
   } else {
     bf16* out = shared ? a.shared_out : a.expert_out;
+    const int64_t sums_stride = int64_t(a.n_rows) * n;
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       if (j % kTogether == 0 && 8 * j >= tile.count) break;
@@ -295,12 +315,19 @@ __device__ void finish(const Args& a, const Tile& tile, int row, int lane, const
         float2 v = two_rows_of_a_token(odd, d[4 * j + 2 * r], d[4 * j + 2 * r + 1]);
         const int64_t at = first + 8 * r;
         if (8 * j + own >= tile.count || row + 8 * r + g >= n) continue;
-        if (a.sums) {
-          float2* sum = reinterpret_cast<float2*>(a.sums + at);
-          if (shared)
-            *sum = v;
-          else
-            v.x += sum->x, v.y += sum->y;
+        if constexpr (kTokens == Narrow::kMaxTokens) {
+          if (a.leaves_sums) {
+            *reinterpret_cast<float2*>(a.sums + tile.part * sums_stride + at) = v;
+            continue;
+          }
+          if (a.sums) {
+#pragma unroll
+            for (int part = 0; part < kMaxParts; ++part)
+              if (part < a.n_parts) {
+                const float2 sum = __ldcg(reinterpret_cast<const float2*>(a.sums + part * sums_stride + at));
+                v.x += sum.x, v.y += sum.y;
+              }
+          }
         }
         *reinterpret_cast<__nv_bfloat162*>(out + at) = __floats2bfloat162_rn(v.x, v.y);
       }
@@ -331,7 +358,7 @@ __device__ void multiply(int n_steps, int consumer, int lane, Ring<S>& ring, flo
   }
   wgmma_wait<0>();
   wgmma_hold(d);
-  leave_stage<S>(done, lane);
+  if (done) leave_stage<S>(done, lane);
 }
 // The same with a width that only the device knows.
 template <int kN, class S>
@@ -347,11 +374,10 @@ template <class S, bool up>
 __device__ void consume(const Args& a, const Tile& tile, Ring<S>& ring) {
   const int consumer = int(threadIdx.x) / 128 - 1, warp = int(threadIdx.x) / 32 % 4, lane = int(threadIdx.x) % 32;
   const OfTokens<up, S::kMaxTokens> of_tokens(a, tile, lane);
-  const Passes passes = passes_of(a, tile.group);
   float d[S::kMaxTokens / 2];
 #pragma unroll
   for (int i = 0; i < S::kMaxTokens / 2; ++i) d[i] = 0;
-  multiply_any<S::kMaxTokens>(tile.width, passes.shared + passes.experts, consumer, lane, ring, d);
+  multiply_any<S::kMaxTokens>(tile.width, tile.n_steps, consumer, lane, ring, d);
   finish(a, tile, tile.row + consumer * (kTileRows / kConsumers) + 16 * warp, lane, of_tokens, d);
 }
 
@@ -516,31 +542,41 @@ void grouped_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   start<true>(ctx, a, *args.shared, args.experts, x, x);
 }
 
+// The parts of k in which the shared expert's down product fills the SMs best.
+int parts_of_shared(const Args& a, int n_sms) {
+  const int n_tiles = (a.n_shared + kTileRows - 1) / kTileRows * token_tiles<Narrow::kMaxTokens>(a.n_rows).n;
+  auto time = [&](int parts) { return double((n_tiles * parts + n_sms - 1) / n_sms) / parts; };
+  int best = 1;
+  for (int parts = 2; parts <= std::min(kMaxParts, steps_of(a.k_shared)); ++parts)
+    if (time(parts) < 0.95 * time(best)) best = parts;  // each writes sums
+  return best;
+}
+
 void grouped_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
   Scratch scratch(ctx.work);
   Args a = matrices(*args.shared, args.experts, y.rows());
   if (!ctx.measuring()) a.shared_out = a.expert_out = data<bf16>(y);
-  if (!args.experts) {
-    if (!ctx.measuring()) start<false>(ctx, a, *args.shared, nullptr, args.act_shared.data, nullptr);
-    return;
+  if (args.experts) {
+    const Arranged r = arrange(scratch, ctx, args.route, args.first_expert, a.n_experts, View{});
+    a.rows = r.rows;
+    a.begin = r.groups.begin;
+    a.all_rows = false;
+    a.add_shared = true;
   }
-  const bool two_launches = a.n_rows <= kNarrowRows;
-  if (two_launches) a.sums = scratch.take_array<float>(y.elements());
-  const Arranged r = arrange(scratch, ctx, args.route, args.first_expert, a.n_experts, View{});
+  const int n_parts = a.n_rows <= kNarrowRows ? parts_of_shared(a, ctx.gpu.n_sms) : 1;
+  const bool two_launches = a.n_rows <= kNarrowRows && (args.experts || n_parts > 1);
+  if (two_launches) a.sums = scratch.take_array<float>(n_parts * y.elements());
   if (ctx.measuring()) return;
-  a.rows = r.rows;
   if (two_launches) {
-    Args shared_alone = matrices(*args.shared, nullptr, y.rows());
-    shared_alone.rows = a.rows;
-    shared_alone.shared_out = a.shared_out;
-    shared_alone.sums = a.sums;
+    a.n_parts = n_parts;
+    Args shared_alone = a;
+    shared_alone.n_experts = 0;
+    shared_alone.all_rows = true;
+    shared_alone.leaves_sums = true;
     start<false>(ctx, shared_alone, *args.shared, nullptr, args.act_shared.data, nullptr);
+    a.k_shared = 0;
   }
-  a.begin = r.groups.begin;
-  a.add_shared = !two_launches;
-  a.all_rows = false;
-  if (two_launches) a.n_shared = 0;  // rows without an expert have their sums
-  start<false>(ctx, a, *args.shared, args.experts, args.act_shared.data, args.act_routed.data);
+  start<false>(ctx, a, *args.shared, args.experts, args.act_shared.data, args.experts ? args.act_routed.data : nullptr);
 }
 
 }  // namespace l4::cuda

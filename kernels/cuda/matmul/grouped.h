@@ -25,15 +25,14 @@ __host__ __device__ constexpr TokenTiles token_tiles(int count) {
   return {(count + width - 1) / width, width};
 }
 
-// The order in which the tiles of a group are made: columns in bands of at most kBand, within a band row tile after row
-// tile. The blocks that run at once share the band's tokens (10 MB at k = 5120), which stay in L2 for as long as the
-// band lasts, and each row tile of weights is asked for by neighbours, once a band.
+// The order in which the tiles of a group are made: columns in bands of at most `band`, within a band row tile after
+// row tile. The blocks that run at once share the band's tokens, which stay in L2 for as long as the band lasts, and
+// each row tile of weights is asked for by neighbours, once a band.
 struct TilePlace {
   int row, column;
 };
-__host__ __device__ constexpr TilePlace tile_place(int tile, int n_rows, int n_columns) {
-  constexpr int kBand = 4;
-  const int n_bands = (n_columns + kBand - 1) / kBand, band_columns = (n_columns + n_bands - 1) / n_bands;
+__host__ __device__ constexpr TilePlace tile_place(int tile, int n_rows, int n_columns, int band) {
+  const int n_bands = (n_columns + band - 1) / band, band_columns = (n_columns + n_bands - 1) / n_bands;
   const int first = tile / (band_columns * n_rows) * band_columns;
   const int width = n_columns - first < band_columns ? n_columns - first : band_columns;
   const int rest = tile - first * n_rows;
