@@ -364,6 +364,15 @@ cudaError_t cudaDeviceSynchronize() {
   for (CUstream_st* s : streams_of(t_device, false)) drain(s);
   return cudaSuccess;
 }
+namespace {
+// Freeing waits for the device that the memory belongs to, whichever is current; here for all.
+void drain_all() {
+  int n = 0;
+  cudaGetDeviceCount(&n);
+  for (int device = 0; device < n; ++device)
+    for (CUstream_st* s : streams_of(device, false)) drain(s);
+}
+}  // namespace
 cudaError_t cudaDeviceSetLimit(cudaLimit, size_t) {
   return cudaSuccess;
 }
@@ -417,7 +426,7 @@ cudaError_t cudaMalloc(void** p, size_t n_bytes) {
 cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
   if (t_captures) return say(cudaErrorStreamCaptureUnsupported);
-  cudaDeviceSynchronize();
+  drain_all();
   return say(release(p, true));
 }
 cudaError_t cudaHostAlloc(void** p, size_t n_bytes, unsigned) {
@@ -428,7 +437,7 @@ cudaError_t cudaMallocHost(void** p, size_t n_bytes) {
   return cudaHostAlloc(p, n_bytes, 0);
 }
 cudaError_t cudaFreeHost(void* p) {
-  cudaDeviceSynchronize();
+  drain_all();
   return say(release(p, false));
 }
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
