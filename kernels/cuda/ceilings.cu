@@ -260,8 +260,8 @@ PairReport measure_cuda_pair(int first, int second, std::span<const uint64_t> al
   L4_CUDA(cudaDeviceCanAccessPeer(&there, first, second));
   L4_CUDA(cudaDeviceCanAccessPeer(&back, second, first));
   report.peer_access = there && back;
-  report.copy_bytes = peer_copy_rate(a, b, sizes);
   report.all_reduce = all_reduce_times(a, b, all_reduce_bytes, sizes);
+  report.copy_bytes = peer_copy_rate(a, b, sizes);  // after it: the sums have opened the devices to each other
   return report;
 }
 

@@ -14,7 +14,7 @@
 # real-width   transformers in float32 and bfloat16 against l4, on all GPUs     1-2             85        200
 # loader       storage's rate, cold and warm loads                              1-2             80        200
 # bench        the tables of NOTES.md: 16 layers on one H100, Scout on two H200 1-2             90        200
-# sanitizer    memcheck, racecheck of each family of stage tests, 4 at a time     1            120        240
+# sanitizer    memcheck, racecheck of each family of stage tests, 6 at a time     1            260        400
 #
 # All on one GPU: about 8 minutes; on two: ceilings gpu-test demo checkpoint real-width loader bench, about 6. The machine's
 # start takes a minute or more beside that. See README.md for what to send in which call.
@@ -23,9 +23,9 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 
 ALL=(ceilings gpu-test demo checkpoint real-width loader bench sanitizer)
-declare -A ESTIMATE=([ceilings]=15 [gpu-test]=45 [demo]=50 [checkpoint]=25 [real-width]=85 [loader]=80 [bench]=90 [sanitizer]=120)
+declare -A ESTIMATE=([ceilings]=15 [gpu-test]=45 [demo]=50 [checkpoint]=25 [real-width]=85 [loader]=80 [bench]=90 [sanitizer]=260)
 declare -A AT_MOST=([ceilings]=60 [gpu-test]=150 [demo]=150 [checkpoint]=90 [real-width]=200 [loader]=200 [bench]=200
-                    [sanitizer]=240)
+                    [sanitizer]=400)
 LIMIT=${LIMIT:-570}  # of the whole script
 SECONDS=0
 
@@ -35,6 +35,7 @@ for place in /tmp /var/tmp "$root/build-gpu"; do
   [ "$(stat -f -c %T "$place" 2>/dev/null)" != tmpfs ] && break
 done
 export BIN=${BIN:-$root/build-gpu/bin} WORK=${WORK:-$place/l4-session} PYTHON=${PYTHON:-python3}
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True  # transformers' float32 run fits 80 GB only without gaps
 export PYTHONUNBUFFERED=1 L4_DEMO_DIR=$root/core/demo NCCL_NVLS_ENABLE=0
 export CHECKPOINT=$WORK/checkpoint
 
@@ -135,7 +136,7 @@ section_bench() {
   bench decode "${scout[@]}" "${layers[@]}" --batch 1 --context 1K,8K -n 100
   bench decode "${scout[@]}" "${layers[@]}" --batch 8,32,64 --context 1K -n 50
   bench prefill "${scout[@]}" "${layers[@]}" -p 8K
-  if l4 l4-bench op --help >/dev/null 2>&1; then bench op -o jsonl; else echo "this l4-bench has no op"; fi
+  if l4 l4-bench op --help >/dev/null 2>&1; then bench op -m scout --synthetic -o jsonl; else echo "this l4-bench has no op"; fi
   return $status
 }
 
@@ -149,7 +150,7 @@ section_sanitizer() {
   export sanitizer
   check() {
     local log="$WORK/sanitizer-$1-${2//[^a-z]/_}"
-    LD_LIBRARY_PATH=$L4_LIBRARIES timeout -k 5 100 "$sanitizer" --tool "$1" --target-processes all --print-limit 20 \
+    LD_LIBRARY_PATH=$L4_LIBRARIES timeout -k 5 200 "$sanitizer" --tool "$1" --target-processes all --print-limit 20 \
       "$BIN/l4-tests" -tc="$2*" > "$log" 2>&1
     local status=$? errors
     errors=$(awk '/(ERROR|RACECHECK) SUMMARY: [0-9]+/ { n += $4; seen = 1 } END { if (seen) print n }' "$log")
@@ -161,7 +162,7 @@ section_sanitizer() {
   }
   export -f check
   while read -r family; do printf 'memcheck\0%s\0racecheck\0%s\0' "$family" "$family"; done < "$WORK/families" |
-    xargs -0 -n 2 -P 4 bash -c 'check "$0" "$1"'
+    xargs -0 -n 2 -P 6 bash -c 'check "$0" "$1"'
 }
 
 if [ "${1:-}" = --section ]; then

@@ -3,36 +3,37 @@
 // a third of its issue slots. A call reads every row of its weights once, 2 n k bytes, and 4 n k flops for every 8
 // rows.
 //
-// Units. A warp takes the weights in units of 2 KB: 16 kBlocks rows (the m16 of mma.m16n8k16; tokens are its n8) and
-// kUnitK columns. A lane's four 16-byte loads are rows g, g + 8 (g = lane / 4) and columns 8 t.. (t = lane % 4), so
-// each is 8 values of k at the places where the instruction wants k = 2t, 2t + 1, 2t + 8, 2t + 9, and again; the rows
-// of x are loaded with the same permutation, which the sum does not see. No shuffle, no transposition.
+// Units. A warp takes the weights in units of 2 or 4 KB: 16 kBlocks rows (the m16 of mma.m16n8k16; tokens are its n8) and
+// kUnitK columns. A lane's 16-byte loads are rows g, g + 8 (g = lane / 4) and columns 8 t.. (t = lane % 4), so each is 8
+// values of k at the places where the instruction wants k = 2t, 2t + 1, 2t + 8, 2t + 9, and again; the rows of x are
+// loaded with the same permutation, which the sum does not see. No shuffle, no transposition. x is loaded a unit ahead.
 //
-// Bytes in flight. cp.async into a ring of kStages units a warp; every lane reads back what it wrote itself, so the
-// ring needs no barrier, and it is filled before wait_for_predecessor(): 16 warps x 3 x 2 KB = 96 KB a multiprocessor,
-// about 4 us of streaming on the whole device. 64 registers and 107 KB let two such kernels live on a multiprocessor at
-// once. The successor is let in when the last unit has been asked for, not before: then its ring fills while this
-// kernel waits for its last bytes, adds its parts and ends, the time in which the memory would be idle.
+// Bytes in flight. cp.async into a ring of kStages units a warp; every lane reads back what it wrote itself, so the ring
+// needs no barrier, and it is filled before wait_for_predecessor(): 16 warps x 6 x 2 KB = 192 KB a multiprocessor, 8 us of
+// streaming on the whole device, while small kernels before this one work. One block a multiprocessor: two that met on
+// one, with another left empty, took 1.4 times as long. 64 registers leave room for a small kernel's block beside it. The
+// successor is let in when the last unit has been asked for.
 //
-// Split (stream-K). All units of a phase, tile after tile, are cut into as many equal runs as there are blocks; the
-// warps of a block take them in turn. At the end of a tile the warps' sums meet in shared memory. Where a tile is split
-// among blocks, each puts its part in scratch and counts up; whoever finds all others there adds them, in order of k
-// whatever the order of arrival. A block begins with the later part of a tile and ends with the first part of another:
-// so the parts it needs were put there long ago, and it mostly finds them without waiting or storing its own.
+// Items. Tiles of 16 kBlocks rows over all of k are the items of work (Work below). Equal shares do not end together: of
+// 132 multiprocessors the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw
+// items, and know as many ahead as their rings ask for. Neighbouring tiles are read at the same time. At the end of a tile
+// the warps' sums meet in shared memory. Where there are hardly more tiles than blocks, tiles are cut along k:
+// each piece's part goes to scratch and is counted, and whoever finds all others there adds them in order of k. Bits
+// depend neither on who did what nor on when.
 //
-// Phases. ffn_up has two: the shared expert (known before the route is), then the rows of every distinct chosen expert.
-// ffn_down has one, in which a tile's k is the shared expert's F followed by that of every chosen expert. A token that
-// did not choose an expert enters its products as zeros: all columns of n8 are there anyway.
+// Phases. ffn_up has the shared expert's tiles first (known before the route is), then those of every distinct chosen
+// expert. In ffn_down a tile's k is the shared expert's F followed by that of every chosen expert. A token that did not
+// choose an expert enters its products as zeros: all columns of n8 are there anyway.
 //
 // Roundings. Sums in float32, rounded once. The score is multiplied onto the float32 sums of gate and up, where the CPU
 // rounds h * score to bfloat16 first: by linearity the same up to that rounding, of at most 2^-8 of each input, 0.16 %
 // in the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's
 // rounding.
 //
-// Not chosen: weights in registers instead of the ring (a ring position must be a constant there, so the end of a
-// tile is unrolled with it, and 64 bytes a thread in flight leave no registers for a second kernel on the
-// multiprocessor); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing
-// gained).
+// Not chosen: weights in registers instead of the ring (a ring position must be a constant there, so the end of a tile is
+// unrolled with it); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing gained).
+// Lost (NOTES.md has the figures): two blocks a multiprocessor; equal runs of units a block (stream-K) or equal numbers of
+// tiles; every tile in pieces.
 #include <algorithm>
 #include <climits>
 
@@ -382,7 +383,7 @@ struct Kernel {
             make_float4(sums[b][c][0], sums[b][c][1], sums[b][c][2], sums[b][c][3]);
     if (drawing) take_ticket(i.turn + 1 + work.ahead);
     __syncthreads();
-    if (drawing) drawn = fetch_add_gpu(a.ticket, 1);
+    if (drawing) drawn = fetch_add_relaxed_gpu(a.ticket, 1);
     constexpr int kTurns = kThreads / V::kOutputs;
     const int o = int(threadIdx.x) - i.turn % kTurns * V::kOutputs;
     if (o < 0 || o >= V::kOutputs) return;
@@ -396,7 +397,7 @@ struct Kernel {
     for (int i = stages_filled; i < V::kStages; ++i) fetch(i, 0);
     load_x(0);
     drawing = threadIdx.x == 0 && n_items() > n_given();
-    if (drawing) drawn = fetch_add_gpu(a.ticket, 1);
+    if (drawing) drawn = fetch_add_relaxed_gpu(a.ticket, 1);
     int stage = 0;
     for (Item i = item(0); i.tile != kNone; i = item(i.turn + 1)) {
       float sums[V::kBlocks][V::kColumns][4] = {};
@@ -429,6 +430,7 @@ __global__ void __launch_bounds__(kThreads, V::kColumns == 1 ? 2 : 1) small_m_ke
     if (threadIdx.x < 32) find_chosen(a, chosen);
     __syncthreads();
   }
+  if (threadIdx.x < kQueue) queue[threadIdx.x] = kNone;  // where nothing is drawn
   if (threadIdx.x == 0) {
     work.n_tiles = work.n_shared = (a.shared.n + V::kTileRows - 1) / V::kTileRows;
     work.units_a_tile = a.shared.units + (mode == Mode::down ? chosen.n * a.routed.units : 0);
@@ -466,8 +468,9 @@ Matrix matrix(const PackedWeight& w) {
 
 template <class V, Mode mode>
 void start(const OpContext& ctx, Args a, const PackedWeight& shared, const PackedWeight* routed) {
-  // So many items a block that the last one of all costs little, and as few pieces of tiles as that takes.
-  constexpr int64_t kItemsABlock = 16;
+  // Tiles are cut only where there are hardly as many as blocks: a piece's end costs a fence and a trip to L2 in every
+  // warp. (Cut into 8 or 16 items a block, O, QKV and down took a third longer, and a step 5 and 22 %.)
+  constexpr int64_t kItemsABlock = 2;
   a.shared = matrix<V>(shared);
   if (routed) a.routed = matrix<V>(*routed);
   auto tiles_of = [](const Matrix& m) { return int64_t(m.n + V::kTileRows - 1) / V::kTileRows; };

@@ -65,6 +65,13 @@ __device__ inline uint32_t fetch_add_gpu(uint32_t* p, uint32_t v) {
   return before;
 }
 
+// The same without any order: for counts that nothing hangs on. (The orders above are fences: a microsecond, and L1's content.)
+__device__ inline uint32_t fetch_add_relaxed_gpu(uint32_t* p, uint32_t v) {
+  uint32_t before;
+  asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(p), "r"(v) : "memory");
+  return before;
+}
+
 // 16 bytes that another GPU writes or reads: never from a cache that might be stale. Not ordered by themselves; each
 // aligned 8 bytes arrive whole, which is all that a flag beside its datum may rely on.
 __device__ inline uint4 load_volatile16(const void* p) {

@@ -45,6 +45,10 @@ inline uint32_t fetch_add_gpu(uint32_t* p, uint32_t v) {
   return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 
+inline uint32_t fetch_add_relaxed_gpu(uint32_t* p, uint32_t v) {
+  return fetch_add_gpu(p, v);
+}
+
 inline uint4 load_volatile16(const void* p, L4_WHERE) {
   emulation::block().spin("load_volatile16", where, true);
   uint64_t halves[2];
