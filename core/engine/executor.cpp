@@ -234,6 +234,7 @@ struct Executor::Impl {
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
     if (encodes_images(config, options, w.shard)) {
       w.vision = std::make_unique<VisionModel>(config, w.weights, options.dtype);
+      w.vision->prepare(*w.backend);
       w.features = tensor(*w.backend, options.dtype, {options.encoder_rows, text.hidden}, "the encoder cache");
       w.pixels =
           tensor(*w.backend, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles), "the encoder's input");

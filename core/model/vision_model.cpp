@@ -16,6 +16,14 @@ LayerNormWeights layer_norm(const Tensor& weight, const Tensor& bias, const Visi
 VisionModel::VisionModel(const ModelConfig& config, const Weights& weights, DType activation)
     : vision_(*config.vision), weights_(weights), activation_(activation), rope_(vision_rope_table(*config.vision)) {}
 
+View VisionModel::rope() const {
+  return {const_cast<float*>(rope_.data()), DType::f32, {vision_.patches() + 1, vision_.head_dim() / 2, 2}};
+}
+
+void VisionModel::prepare(Backend& backend) const {
+  backend.keep_rope(rope());
+}
+
 void VisionModel::encode(const Rank& r, const View& pixels, const View& features) const {
   const int64_t n_tiles = pixels.shape[0], n_ranks = r.tp.size();
   if (n_ranks == 1) {
@@ -42,7 +50,6 @@ void VisionModel::encode_tiles(const Rank& r, const View& pixels, const View& ou
   const int64_t heads = vision_.n_heads, head_dim = vision_.head_dim();
   View x = r.work.take(activation_, {n, tokens, hidden});
   const View rows = x.reshape({n * tokens, hidden});
-  const View rope{const_cast<float*>(rope_.data()), DType::f32, {tokens, head_dim / 2, 2}};
 
   r.backend.vision_embed({pixels, vision_.patch_size, &w.patch, w.class_embedding.view, w.position_embedding.view,
                           layer_norm(w.pre_weight, w.pre_bias, vision_), x, &r.work});
@@ -56,7 +63,7 @@ void VisionModel::encode_tiles(const Rank& r, const View& pixels, const View& ou
     View v = r.work.take(activation_, by_head), attn = r.work.take(activation_, by_head);
     const LayerNormWeights norm1 = layer_norm(layer.norm1_weight, layer.norm1_bias, vision_);
     const LayerNormWeights norm2 = layer_norm(layer.norm2_weight, layer.norm2_bias, vision_);
-    r.backend.vision_qkv({x, norm1, &layer.qkv, rope, q, k, v, &r.work});
+    r.backend.vision_qkv({x, norm1, &layer.qkv, rope(), q, k, v, &r.work});
     r.backend.vision_attention({q, k, v, float(1.0 / std::sqrt(double(head_dim))), attn, &r.work});
     r.backend.linear({attn.reshape(rows.shape), nullptr, &layer.o, Activation::none, rows, rows, &r.work});
     r.note(cat("vision.layers.", l, ".attention"), rows);

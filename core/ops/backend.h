@@ -90,6 +90,9 @@ class Backend {
   virtual std::string kernel_of(const HeadArgs&) const { return ""; }
 
   // ---- vision
+  // Sends the table that VisionQkvArgs::rope will name to the device ahead of its first use. Allocating then could wait for
+  // devices whose kernels wait for this rank.
+  virtual void keep_rope(const View& /*host_table*/) {}
   virtual void vision_embed(const VisionEmbedArgs&) = 0;
   virtual void vision_qkv(const VisionQkvArgs&) = 0;
   virtual void vision_attention(const VisionAttentionArgs&) = 0;

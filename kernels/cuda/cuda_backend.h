@@ -63,6 +63,7 @@ class CudaBackend : public Backend {
   std::string kernel_of(const FfnDownArgs&) const override;
   std::string kernel_of(const HeadArgs&) const override;
 
+  void keep_rope(const View& host_table) override { on_device(host_table); }
   void vision_embed(const VisionEmbedArgs&) override;
   void vision_qkv(const VisionQkvArgs&) override;
   void vision_attention(const VisionAttentionArgs&) override;
