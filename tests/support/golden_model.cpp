@@ -230,6 +230,15 @@ std::vector<int32_t> GoldenModel::experts(int64_t layer) const {
   return found == i32_.end() ? std::vector<int32_t>{} : found->second;
 }
 
+double relative_distance(std::span<const float> a, std::span<const float> b) {
+  double diff = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    diff += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    norm += double(b[i]) * b[i];
+  }
+  return std::sqrt(diff / norm);
+}
+
 std::string GoldenModel::logits_difference(std::span<const float> found, double tolerance,
                                            int64_t first_position) const {
   const size_t width = size_t(vocab);
@@ -238,9 +247,7 @@ std::string GoldenModel::logits_difference(std::span<const float> found, double 
     const int64_t r = logit_positions[k] - first_position;
     if (r < 0 || size_t(r) >= found.size() / width) continue;
     std::span<const float> wanted = logits.row(int64_t(k)), got = found.subspan(size_t(r) * width, width);
-    double sum = 0;
-    for (size_t i = 0; i < width; ++i) sum += (double(got[i]) - wanted[i]) * (double(got[i]) - wanted[i]);
-    if (double distance = std::sqrt(sum) / norm(wanted); !(distance <= tolerance))
+    if (double distance = relative_distance(got, wanted); !(distance <= tolerance))
       return cat(name, " logits at position ", logit_positions[k], ": relative distance ", distance, ", allowed ",
                  tolerance);
   }

@@ -28,6 +28,8 @@ uint64_t golden_word(uint64_t stream, uint64_t i);
 uint64_t golden_stream(uint64_t seed, std::string_view name);
 uint64_t fnv1a64(std::span<const std::byte> bytes, uint64_t hash = 0xCBF29CE484222325);
 
+double relative_distance(std::span<const float> a, std::span<const float> b);  // |a - b| / |b|
+
 struct GoldenMatrix {  // [rows, cols], row-major
   int64_t rows = 0, cols = 0;
   std::vector<float> values;

@@ -84,6 +84,7 @@ struct Matrix {
   int64_t k = 0, row_bytes = 0;
   int n = 0;
   int units = 0;  // along k
+  int tiles = 0;  // of rows
 };
 
 struct Args {
@@ -170,7 +171,7 @@ struct Kernel {
   };
   // Where a warp is in the block's items, of whose units it takes every kWarps-th.
   struct Place {
-    int turn = -1, tile = 0, end = 0;
+    int turn = -1, end = 0;
     int unit = 0;             // of the tile; not before `end`: to be settled
     int which = -1, row = 0;  // the chosen expert (-1: shared), the tile's first row in that matrix
     int u = 0;                // the unit along that matrix's k
@@ -205,17 +206,15 @@ struct Kernel {
     which = -1;
     row = tile * V::kTileRows;
     if (mode == Mode::up && tile >= work.n_shared) {
-      const int tiles = (a.routed.n + V::kTileRows - 1) / V::kTileRows;
       tile -= work.n_shared;
-      which = tile / tiles;
-      row = (tile - which * tiles) * V::kTileRows;
+      which = tile / a.routed.tiles;
+      row = (tile - which * a.routed.tiles) * V::kTileRows;
     }
   }
   // Whether there is a unit at a place, which may have to be moved on to a later item, up to turn `last`.
   __device__ bool settle(Place& at, int last) const {
     while (at.unit >= at.end && at.turn < last) {
       const Item i = item(at.turn + 1);
-      at.tile = i.tile;
       if (i.tile == kNone) return false;
       at.turn = i.turn, at.end = i.end, at.unit = i.begin + warp;
       locate(i.tile, at.which, at.row);
@@ -432,7 +431,7 @@ __global__ void __launch_bounds__(kThreads, V::kColumns == 1 ? 2 : 1) small_m_ke
   }
   if (threadIdx.x < kQueue) queue[threadIdx.x] = kNone;  // where nothing is drawn
   if (threadIdx.x == 0) {
-    work.n_tiles = work.n_shared = (a.shared.n + V::kTileRows - 1) / V::kTileRows;
+    work.n_tiles = work.n_shared = a.shared.tiles;
     work.units_a_tile = a.shared.units + (mode == Mode::down ? chosen.n * a.routed.units : 0);
     kernel.cut();
   }
@@ -443,7 +442,7 @@ __global__ void __launch_bounds__(kThreads, V::kColumns == 1 ? 2 : 1) small_m_ke
   if constexpr (mode == Mode::up) {
     if (threadIdx.x < 32) find_chosen(a, chosen);
     __syncthreads();  // and nobody looks at the number of tiles meanwhile
-    if (threadIdx.x == 0) work.n_tiles += chosen.n * ((a.routed.n + V::kTileRows - 1) / V::kTileRows);
+    if (threadIdx.x == 0) work.n_tiles += chosen.n * a.routed.tiles;
     __syncthreads();
   }
   kernel.run(filled);
@@ -463,7 +462,8 @@ Matrix matrix(const PackedWeight& w) {
           .k = spec.k,
           .row_bytes = spec.k * 16 / V::kPerLoad,
           .n = int(spec.n),
-          .units = int((spec.k + V::kUnitK - 1) / V::kUnitK)};
+          .units = int((spec.k + V::kUnitK - 1) / V::kUnitK),
+          .tiles = int((spec.n + V::kTileRows - 1) / V::kTileRows)};
 }
 
 template <class V, Mode mode>
@@ -473,10 +473,9 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   constexpr int64_t kItemsABlock = 2;
   a.shared = matrix<V>(shared);
   if (routed) a.routed = matrix<V>(*routed);
-  auto tiles_of = [](const Matrix& m) { return int64_t(m.n + V::kTileRows - 1) / V::kTileRows; };
   // At most: how many experts are chosen is known on the device.
   const int64_t chosen = routed ? std::min(a.n_slots, a.n_experts) : 0;
-  const int64_t tiles = tiles_of(a.shared) + (mode == Mode::up ? chosen * tiles_of(a.routed) : 0);
+  const int64_t tiles = a.shared.tiles + (mode == Mode::up ? chosen * a.routed.tiles : 0);
   const int64_t units = a.shared.units + (mode == Mode::down ? chosen * a.routed.units : 0);
   const int64_t items = kItemsABlock * ctx.gpu.n_sms;
   a.pieces = int(std::clamp<int64_t>((items + tiles / 2) / tiles, 1, std::max<int64_t>(units / kWarps, 1)));

@@ -55,15 +55,6 @@ std::vector<float> run(OneSequence& m, std::span<const int32_t> ids, size_t part
   return all;
 }
 
-double distance(std::span<const float> a, std::span<const float> b) {
-  double diff = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    diff += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    norm += double(b[i]) * b[i];
-  }
-  return std::sqrt(diff / norm);
-}
-
 bool splits(const Case& c) {
   return c.config.text.n_kv_heads % 2 == 0 && c.config.text.vocab % 2 == 0 && c.config.text.ffn % 2 == 0;
 }
@@ -94,7 +85,7 @@ TEST_CASE("cuda runtime: bf16 stays as near to the CPU's bf16 as bf16 is to fp32
     const size_t vocab = size_t(c.config.text.vocab), n = got.size() / vocab;
     std::vector<double> distances;
     for (size_t t = 0; t < n; ++t)
-      distances.push_back(distance(std::span(got).subspan(t * vocab, vocab), std::span(want).subspan(t * vocab, vocab)));
+      distances.push_back(relative_distance(std::span(got).subspan(t * vocab, vocab), std::span(want).subspan(t * vocab, vocab)));
     std::sort(distances.begin(), distances.end());
     CHECK(distances[n / 2] < 1.5 * c.golden.bf16_distance);
     CHECK(distances[n * 9 / 10] < 4 * c.golden.bf16_distance);
@@ -127,7 +118,7 @@ TEST_CASE("cuda runtime: two GPUs give what one gives, recorded or not") {
     const std::vector<float> anew = run(*c.model(DType::bf16, {0, 1}, false), ids, 37, decode_from);
     CHECK(recorded == anew);
     if (!c.golden.bf16_logits.values.empty())
-      CHECK(distance(recorded, run(*c.model(DType::bf16, {0}), ids, 37, decode_from)) < 1.5 * c.golden.bf16_distance);
+      CHECK(relative_distance(recorded, run(*c.model(DType::bf16, {0}), ids, 37, decode_from)) < 1.5 * c.golden.bf16_distance);
   }
 }
 
