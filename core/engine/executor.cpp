@@ -253,35 +253,51 @@ struct Executor::Impl {
     return t;
   }
 
-  void encode(Worker& w, int64_t n_tiles, int64_t feature_row) {
-    const int64_t rows = n_tiles * config.vision->tokens_per_tile();
-    View out = w.features.view.slice(feature_row, std::min(rows, w.features.view.rows() - feature_row));
-    L4_CHECK(out.rows() == rows, "encoder cache of ", w.features.view.rows(), " rows");
-    w.work.reset();
-    w.vision->encode(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), w.pixels.view.slice(0, n_tiles), out);
+  // The trace of a rank; every rank has the same results.
+  const Trace* traced(const Worker& w) const { return w.shard.tp_rank == 0 ? &trace : nullptr; }
+
+  void encode(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) {
+    const StepShape shape = StepShape::of_tiles(n_tiles);
+    auto issue = [&](Worker& w, const Trace* to) {
+      const int64_t rows = n_tiles * config.vision->tokens_per_tile();
+      View out = w.features.view.slice(feature_row, std::min(rows, w.features.view.rows() - feature_row));
+      L4_CHECK(out.rows() == rows, "encoder cache of ", w.features.view.rows(), " rows");
+      w.work.reset();
+      w.vision->encode(w.rank(to), w.pixels.view.slice(0, n_tiles), out);
+      return View();
+    };
+    on_all_ranks([&](Worker& w) {
+      if (!w.vision) return;
+      w.backend->upload(w.pixels.view.slice(0, n_tiles), pixels.data());
+      if (workers.size() > 1 && !w.backend->is_prepared(shape)) w.backend->prepare(shape, [&] { return issue(w, nullptr); });
+    });
+    on_all_ranks([&](Worker& w) {
+      if (w.vision) issue(w, traced(w));
+    });
   }
 
   void forward(const StepPlan& step) {
     L4_CHECK(step.n_rows() > 0 && step.n_rows() <= options.max_step_rows, step.n_rows());
     L4_CHECK(step.n_out() <= options.max_out_rows, step.n_out());
     const bool anew = bool(trace.sink);
-    auto issue = [&](Worker& w) {
+    auto issue = [&](Worker& w, const Trace* to) {
       w.work.reset();
-      return w.text->forward(w.rank(w.shard.tp_rank == 0 ? &trace : nullptr), step, *w.kv, w.features.view);
+      return w.text->forward(w.rank(to), step, *w.kv, w.features.view);
     };
     auto begin = [&](Worker& w) {
       w.backend->begin_step(step);
       w.kv->copy_pages(step.page_copies);
     };
-    const bool record = !anew && workers.size() > 1 && workers[0].backend->must_record(step);
-    if (record)
+    const StepShape shape(step);
+    const bool prepare = workers.size() > 1 && !workers[0].backend->is_prepared(shape);
+    if (prepare)
       on_all_ranks([&](Worker& w) {
         begin(w);
-        w.backend->record_step(step, [&] { return issue(w); });
+        w.backend->prepare(shape, [&] { return issue(w, nullptr); });
       });
     on_all_ranks([&](Worker& w) {
-      if (!record) begin(w);
-      w.logits = w.backend->run_step(step, [&] { return issue(w); }, anew);
+      if (!prepare) begin(w);
+      w.logits = w.backend->run_step(step, [&] { return issue(w, traced(w)); }, anew);
     });
   }
 
@@ -374,11 +390,7 @@ void Executor::encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, i
   Impl& im = *impl_;
   L4_CHECK(n_tiles > 0 && n_tiles <= im.options.max_step_tiles, n_tiles);
   L4_CHECK(int64_t(pixels.size()) == pixel_shape(*im.config.vision, n_tiles).elements());
-  im.on_all_ranks([&](Worker& w) {
-    if (!w.vision) return;
-    w.backend->upload(w.pixels.view.slice(0, n_tiles), pixels.data());
-    im.encode(w, n_tiles, feature_row);
-  });
+  im.encode(pixels, n_tiles, feature_row);
 }
 
 int64_t Executor::page_tokens() const {

@@ -56,11 +56,12 @@ class Backend {
   // outputs. So those of a decode step must depend on these two numbers alone: the same arguments, the same memory.
   // `anew`: nothing is recorded or replayed (traces).
   virtual View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) = 0;
-  // Whether run_step() would record this step first, and the recording by itself, after begin_step(). With several ranks all
-  // of them record before any runs the step: kernels of a rank wait for the other ranks', whose hosts may not be held up
-  // meanwhile by what recording allocates, which can wait for the devices.
-  virtual bool must_record(const StepPlan&) const { return false; }
-  virtual void record_step(const StepPlan&, const std::function<View()>& /*issue*/) {}
+  // With several ranks, all of them prepare a step of a new shape, after begin_step(), before any runs it. Kernels of a rank
+  // wait for the other ranks' kernels, whose hosts may not be held up meanwhile: starting a kernel for the first time, as
+  // allocating, can wait for the host's own device and keep the other hosts waiting too. `issue` is as above, of a run
+  // that nobody traces.
+  virtual bool is_prepared(const StepShape&) const { return true; }
+  virtual void prepare(const StepShape&, const std::function<View()>& /*issue*/) {}
   virtual void embed(const EmbedArgs&) = 0;
   virtual void norm(const NormArgs&) = 0;
   virtual void qkv(const QkvArgs&) = 0;

@@ -2,6 +2,8 @@
 // another thread, device or host. Built by the engine, read by the model and the backends.
 #pragma once
 
+#include <algorithm>
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -47,12 +49,38 @@ struct StepPlan {
   int64_t n_out() const { return int64_t(out_rows.size()); }
   const KvPlan& of(AttentionKind kind) const { return kv[int(kind)]; }
   KvPlan& of(AttentionKind kind) { return kv[int(kind)]; }
+};
+
+// All that a host knows of a step when it issues its stages, so that two steps of one shape start the same kernels.
+struct StepShape {
+  int64_t n_rows = 0, n_out = 0, n_image_rows = 0;
+  int64_t n_spans[kNumAttentionKinds] = {}, max_rows[kNumAttentionKinds] = {};  // of one span
+  bool copies_pages = false;
+  int64_t n_tiles = 0;  // of a pass of the vision tower, which has nothing else
+
+  StepShape() = default;
+  explicit StepShape(const StepPlan& step)
+      : n_rows(step.n_rows()),
+        n_out(step.n_out()),
+        n_image_rows(int64_t(step.image_rows.size())),
+        copies_pages(!step.page_copies.empty()) {
+    for (int kind = 0; kind < kNumAttentionKinds; ++kind) {
+      n_spans[kind] = int64_t(step.kv[kind].spans.size());
+      for (const KvSpan& span : step.kv[kind].spans) max_rows[kind] = std::max(max_rows[kind], int64_t(span.n_rows));
+    }
+  }
+  static StepShape of_tiles(int64_t n) {
+    StepShape shape;
+    shape.n_tiles = n;
+    return shape;
+  }
   // One new token of each sequence and no image: such steps differ in lengths and ids alone, and can be replayed.
   bool is_decode() const {
-    for (const KvPlan& plan : kv)
-      if (int64_t(plan.spans.size()) != n_rows()) return false;  // spans cover every row once
-    return n_rows() > 0 && image_rows.empty();
+    for (const int64_t n : n_spans)
+      if (n != n_rows) return false;  // spans cover every row once
+    return n_rows > 0 && n_image_rows == 0;
   }
+  auto operator<=>(const StepShape&) const = default;
 };
 
 }  // namespace l4

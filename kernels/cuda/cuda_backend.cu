@@ -101,6 +101,7 @@ void CudaBackend::upload(const View& to, const void* host) {
 }
 void CudaBackend::download(void* host, const View& from) {
   make_current();
+  L4_CUDA(cudaStreamSynchronize(gpu_.stream));  // a copy to pageable memory could wait with the other hosts locked out
   L4_CUDA(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, gpu_.stream));
   L4_CUDA(cudaStreamSynchronize(gpu_.stream));
 }
@@ -164,19 +165,25 @@ void CudaBackend::begin_step(const StepPlan& step) {
   }
 }
 
-bool CudaBackend::must_record(const StepPlan& step) const {
-  return options_.graphs && step.is_decode() && !graphs_.has(step);
+bool CudaBackend::is_prepared(const StepShape& shape) const {
+  return is_recorded(shape) ? graphs_.has(shape) : prepared_.contains(shape);
 }
-void CudaBackend::record_step(const StepPlan& step, const std::function<View()>& issue) {
+
+void CudaBackend::prepare(const StepShape& shape, const std::function<View()>& issue) {
   make_current();
-  graphs_.record(step, gpu_.stream, issue);
+  if (is_recorded(shape)) return graphs_.record(shape, gpu_.stream, issue);
+  load_kernels(gpu_.stream, issue);
+  constexpr size_t kMostShapes = 1 << 16;
+  if (prepared_.size() == kMostShapes) prepared_.clear();
+  prepared_.insert(shape);
 }
 
 View CudaBackend::run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) {
   make_current();
-  if (!anew && must_record(step)) graphs_.record(step, gpu_.stream, issue);
-  const bool replay = !anew && options_.graphs && step.is_decode();
-  const View result = replay ? graphs_.replay(step, gpu_.stream) : issue();
+  const StepShape shape(step);
+  const bool replay = !anew && is_recorded(shape);
+  if (replay && !graphs_.has(shape)) graphs_.record(shape, gpu_.stream, issue);
+  const View result = replay ? graphs_.replay(shape, gpu_.stream) : issue();
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return result;
 }

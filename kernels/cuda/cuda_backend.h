@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/ops.h"
@@ -42,8 +43,8 @@ class CudaBackend : public Backend {
 
   void begin_step(const StepPlan& step) override;
   View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) override;
-  bool must_record(const StepPlan& step) const override;
-  void record_step(const StepPlan& step, const std::function<View()>& issue) override;
+  bool is_prepared(const StepShape& shape) const override;
+  void prepare(const StepShape& shape, const std::function<View()>& issue) override;
   void embed(const EmbedArgs&) override;
   void norm(const NormArgs&) override;
   void qkv(const QkvArgs&) override;
@@ -78,12 +79,14 @@ class CudaBackend : public Backend {
   std::optional<cuda::PeerLinks> sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm);
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
+  bool is_recorded(const StepShape& shape) const { return options_.graphs && shape.is_decode(); }
 
   const CudaOptions options_;
   cuda::Gpu gpu_;
   Buffer counters_;
   std::unique_ptr<cuda::StepBuffer> step_;
   cuda::StepGraphs graphs_;
+  std::set<StepShape> prepared_;  // of those that are not recorded
   cudaEvent_t step_begin_ = nullptr, step_end_ = nullptr;
   std::unique_ptr<cuda::WeightLoader> loader_;  // while there is loading
   std::vector<float> rope_host_;                // the table that rope_ holds

@@ -25,7 +25,22 @@ View record(cudaStream_t stream, const std::function<View()>& issue, cudaGraph_t
   L4_CUDA(cudaStreamEndCapture(stream, &graph));
   return result;
 }
+
+// Takes the graph.
+cudaGraphExec_t instantiate(cudaGraph_t graph) {
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  return exec;
+}
 }  // namespace
+
+void load_kernels(cudaStream_t stream, const std::function<View()>& issue) {
+  cudaGraph_t graph = nullptr;
+  cuda::record(stream, issue, graph);
+  L4_CUDA(cudaGraphExecDestroy(instantiate(graph)));  // a kernel that is recorded may be loaded no sooner
+}
 
 StepGraphs::~StepGraphs() {
   for (auto& [key, recording] : recordings_) cudaGraphExecDestroy(recording.graph);
@@ -40,21 +55,19 @@ void StepGraphs::make_room() {
   recordings_.erase(oldest);
 }
 
-void StepGraphs::record(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue) {
+void StepGraphs::record(const StepShape& step, cudaStream_t stream, const std::function<View()>& issue) {
   make_room();
   cudaGraph_t graph = nullptr;
   Recording recording;
   recording.result = cuda::record(stream, issue, graph);
-  cudaError_t status = cudaGraphInstantiate(&recording.graph, graph, 0);
-  cudaGraphDestroy(graph);
-  check(status, "cudaGraphInstantiate");
-  status = cudaGraphUpload(recording.graph, stream);  // now, and not at the first launch
+  recording.graph = instantiate(graph);
+  const cudaError_t status = cudaGraphUpload(recording.graph, stream);  // now, and not at the first launch
   if (status != cudaSuccess) cudaGraphExecDestroy(recording.graph);
   check(status, "cudaGraphUpload");
   recordings_.emplace(key(step), recording);
 }
 
-View StepGraphs::replay(const StepPlan& step, cudaStream_t stream) {
+View StepGraphs::replay(const StepShape& step, cudaStream_t stream) {
   Recording& found = recordings_.at(key(step));
   found.last_used = ++n_runs_;
   L4_CUDA(cudaGraphLaunch(found.graph, stream));

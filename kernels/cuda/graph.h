@@ -17,6 +17,9 @@
 
 namespace l4::cuda {
 
+// Everything that `issue` starts is loaded and chosen, and nothing of it is run.
+void load_kernels(cudaStream_t stream, const std::function<View()>& issue);
+
 class StepGraphs {
  public:
   StepGraphs() = default;
@@ -24,10 +27,10 @@ class StepGraphs {
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
 
-  bool has(const StepPlan& step) const { return recordings_.contains(key(step)); }
+  bool has(const StepShape& step) const { return recordings_.contains(key(step)); }
   // Of a decode step that is not there yet. An exception of `issue` goes through, nothing is kept then.
-  void record(const StepPlan& step, cudaStream_t stream, const std::function<View()>& issue);
-  View replay(const StepPlan& step, cudaStream_t stream);  // what `issue` returned
+  void record(const StepShape& step, cudaStream_t stream, const std::function<View()>& issue);
+  View replay(const StepShape& step, cudaStream_t stream);  // what `issue` returned
 
  private:
   struct Key {
@@ -39,7 +42,7 @@ class StepGraphs {
     View result;
     uint64_t last_used = 0;
   };
-  static Key key(const StepPlan& step) { return {step.n_rows(), step.n_out()}; }
+  static Key key(const StepShape& step) { return {step.n_rows, step.n_out}; }
   void make_room();
 
   std::map<Key, Recording> recordings_;

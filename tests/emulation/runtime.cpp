@@ -204,6 +204,13 @@ const bool g_helping = [] {
 
 namespace {
 
+// Of hosts that load or allocate one at a time comes in, and waits for the device's work.
+void wait_alone(int device) {
+  static std::mutex alone;
+  const std::lock_guard lock(alone);
+  for (CUstream_st* s : streams_of(device, false)) drain(s);
+}
+
 struct Functions {
   std::mutex mutex;
   std::map<const void*, int> max_dynamic_shared;
@@ -240,6 +247,7 @@ cudaError_t issue_kernel(const cudaLaunchConfig_t& config, const void* kernel, S
   constexpr unsigned kMaxCluster = 8;  // without a word about more
   if (!shape.cluster || shape.cluster > kMaxCluster || shape.grid.x % shape.cluster)
     return say(cudaErrorInvalidClusterSize);
+  if (CUstream_st* s = real(config.stream); s->loaded.insert(kernel).second) wait_alone(s->device);
   return issue(config.stream, [shape, body = std::move(body)] { run_kernel(shape, body); });
 }
 
@@ -421,6 +429,7 @@ const char* cudaGetErrorName(cudaError_t error) {
 
 cudaError_t cudaMalloc(void** p, size_t n_bytes) {
   if (t_captures) return say(cudaErrorStreamCaptureUnsupported);
+  wait_alone(t_device);
   return say(allocate(p, n_bytes, t_device));
 }
 cudaError_t cudaFree(void* p) {

@@ -1,5 +1,9 @@
 // The emulated CUDA runtime's objects. A stream's work waits until somebody waits for the stream (or an event in it, or
 // the device): what forgets to wait sees old memory. L4_EMULATION_STREAMS=eager does everything when it is issued.
+//
+// As on a GPU, a host that starts a kernel for the first time, or allocates, may wait for its device and keep the hosts of
+// other devices from doing so meanwhile. Here it always does, and each stream starts everything for a first time. Work that
+// waits for another device, whose host is kept out, waits in vain then, and says so.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "emulation/block.h"
@@ -25,6 +30,7 @@ struct CUstream_st {
   std::deque<l4::emulation::Step> steps;
   uint64_t n_done = 0, n_issued = 0;
   std::shared_ptr<CUgraph_st> capture;  // what this stream's work is recorded in
+  std::set<const void*> loaded;         // kernels that it has started or recorded
 };
 
 struct CUevent_st {
