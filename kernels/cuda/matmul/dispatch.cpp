@@ -36,7 +36,7 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
 MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
   if (x != DType::bf16 || spec.format != WeightFormat::bf16) return MatmulKernel::generic;
   if (n_rows > kSmallM && spec.k % 2 == 0) return MatmulKernel::cublaslt;  // vision's patches have k 588
-  return n_rows <= kSmallM && spec.k % kLoad == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
+  return n_rows <= kSmallM && spec.k % kSmallMSlab == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
 }
 
 FfnShape ffn_shape(const FfnUpArgs& args) {
@@ -66,7 +66,8 @@ FfnShape ffn_shape(const FfnDownArgs& args) {
 MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
   if (!s.bf16 || s.bias || s.d % kLoad != 0 || s.f_shared % kGateBlock != 0 || s.f_experts % kGateBlock != 0)
     return MatmulKernel::generic;
-  if (n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
+  const bool slabs = s.d % kSmallMSlab == 0 && s.f_shared % kSmallMSlab == 0 && s.f_experts % kSmallMSlab == 0;
+  if (slabs && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
   return s.top_k <= 1 && s.n_experts <= kGroupedExperts ? MatmulKernel::grouped : MatmulKernel::generic;
 }
 

@@ -1,25 +1,24 @@
 // Products of at most 16 rows: decode. The bytes of the weights are all that counts: 13.4 (H100) or 19.6 (H200) of them
-// come to a multiprocessor each clock; all the work on them (one mma.sync per 512 and 8 rows) takes a quarter, at most
-// a third of its issue slots. A call reads every row of its weights once, 2 n k bytes, and 4 n k flops for every 8
-// rows.
+// come to a multiprocessor each clock. A call reads every row of its weights once, 2 n k bytes, and 4 n k flops for every
+// 8 rows.
 //
-// Units. A warp takes the weights in units of 2 or 4 KB: 16 kBlocks rows (the m16 of mma.m16n8k16; tokens are its n8) and
-// kUnitK columns. A lane's 16-byte loads are rows g, g + 8 (g = lane / 4) and columns 8 t.. (t = lane % 4), so each is 8
-// values of k at the places where the instruction wants k = 2t, 2t + 1, 2t + 8, 2t + 9, and again; the rows of x are
-// loaded with the same permutation, which the sum does not see. No shuffle, no transposition. x is loaded a unit ahead.
+// Two roles. One warp fetches, with the copy engine: stages of 32 KB, 16 or 32 rows of the weights by 1024 or 512 columns, into
+// a ring that is filled before wait_for_predecessor(): 192 KB a multiprocessor, 8 us of streaming on the whole device, while
+// small kernels before this one work. 16 warps multiply, each a sixteenth of every stage: 190 instructions for 2 KB became 60,
+// and what they wait for (x, each other at the end of a tile) no longer holds up the fetching, as long as the ring lasts.
 //
-// Bytes in flight. cp.async into a ring of kStages units a warp; every lane reads back what it wrote itself, so the ring
-// needs no barrier, and it is filled before wait_for_predecessor(): 16 warps x 6 x 2 KB = 192 KB a multiprocessor, 8 us of
-// streaming on the whole device, while small kernels before this one work. One block a multiprocessor: two that met on
-// one, with another left empty, took 1.4 times as long. 64 registers leave room for a small kernel's block beside it. The
-// successor is let in when the last unit has been asked for.
+// Operands. A stage lies in slabs of 128 bytes of every row, swizzled. A warp of `Few` has a slab's 16 rows (the m16 of
+// mma.m16n8k16; tokens are its n8), a warp of the others half of a slab's 32 rows. A lane's 16-byte loads are rows g, g + 8
+// (g = lane / 4) and chunks 2 t, 2 t + 1 (t = lane % 4), each 8 values of k at the places where the instruction wants
+// k = 2t, 2t + 1, 2t + 8, 2t + 9, and again; x is loaded with the same permutation, which the sum does not see. Eight lanes
+// of two rows so meet eight different chunks: no shuffle, no transposition, no bank twice. x comes through L1, a stage ahead.
 //
-// Items. Tiles of 16 kBlocks rows over all of k are the items of work (Work below). Equal shares do not end together: of
-// 132 multiprocessors the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw
-// items, and know as many ahead as their rings ask for. Neighbouring tiles are read at the same time. At the end of a tile
-// the warps' sums meet in shared memory. Where there are hardly more tiles than blocks, tiles are cut along k:
-// each piece's part goes to scratch and is counted, and whoever finds all others there adds them in order of k. Bits
-// depend neither on who did what nor on when.
+// Items. Tiles of 16 kBlocks rows over all of k are the items of work. Equal shares do not end together: of 132 multiprocessors
+// the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw items (Work below). Neighbouring
+// tiles are read at the same time. At the end of a tile the warps' sums meet in shared memory, and one warp after another
+// adds them, while the others go on. Where there are hardly more tiles than blocks, tiles are cut along k: each piece's part
+// goes to scratch and is counted, and whoever finds all others there adds them in order of k. Bits depend neither on who did
+// what nor on when.
 //
 // Phases. ffn_up has the shared expert's tiles first (known before the route is), then those of every distinct chosen
 // expert. In ffn_down a tile's k is the shared expert's F followed by that of every chosen expert. A token that did not
@@ -30,10 +29,12 @@
 // in the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's
 // rounding.
 //
+// One block a multiprocessor: two that met on one, with another left empty, took 1.4 times as long. 64 registers (up to 8 rows)
+// leave room for a small kernel's block beside it. The successor is let in when the last stage has been asked for.
+//
 // Not chosen: weights in registers instead of the ring (a ring position must be a constant there, so the end of a tile is
-// unrolled with it); a block's ring of cp.async.bulk (a copy a row of 128 to 512 bytes, and barriers, for nothing gained).
-// Lost (NOTES.md has the figures): two blocks a multiprocessor; equal runs of units a block (stream-K) or equal numbers of
-// tiles; every tile in pieces.
+// unrolled with it). Lost (NOTES.md has the figures): every warp its own ring by cp.async, which kept 16 warps busy with
+// addresses; two blocks a multiprocessor; equal runs of units a block (stream-K) or equal numbers of tiles; every tile in pieces.
 #include <algorithm>
 #include <climits>
 
@@ -43,18 +44,21 @@
 #include "kernels/cuda/matmul/dispatch.h"
 #include "kernels/cuda/matmul/silu.h"
 #include "kernels/cuda/matmul/small_m.h"
-#include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/load.h"
 #include "kernels/cuda/ptx/mma.h"
 #include "kernels/cuda/ptx/pdl.h"
+#include "kernels/cuda/ptx/tma.h"
+#include "kernels/cuda/tensor_map.h"
 
 namespace l4::cuda {
 
 namespace {
-constexpr int kWarps = 16, kThreads = 32 * kWarps;
+constexpr int kWarps = 16;                         // that multiply; one more fetches
+constexpr int kThreads = 32 * (kWarps + 1);
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-constexpr int kQueue = 16;  // items of a block that are known, more than a ring asks for
+constexpr int kStageBytes = 32 << 10, kSlabBytes = 128;  // a slab: of a row
+constexpr int kBuffers = 2;                        // of sums on their way from a tile's warps to the one that adds them
+constexpr int kQueue = 16;                         // items of a block that are known: more than fit a ring
 enum class Mode { linear, up, down };
 
 // How 16 bytes of a row of weights become operands. Another format is another of these.
@@ -66,29 +70,32 @@ struct Bf16Weights {
   }
 };
 
-// kColumns: groups of 8 tokens; a unit is kBlocks groups of 16 rows by kSteps times 64 bytes of each.
-template <class Weights_, int kColumns_, int kBlocks_, int kSteps_, int kStages_>
+// kColumns: groups of 8 tokens; a tile is kBlocks groups of 16 rows.
+template <class Weights_, int kColumns_, int kBlocks_, int kStages_>
 struct Variant {
   using Weights = Weights_;
-  static constexpr int kColumns = kColumns_, kBlocks = kBlocks_, kSteps = kSteps_, kStages = kStages_;
-  static_assert(kStages + 1 < kQueue);
+  static constexpr int kColumns = kColumns_, kBlocks = kBlocks_, kStages = kStages_;
+  static_assert(kStages + 2 < kQueue);
   static constexpr int kTileRows = 16 * kBlocks, kTokens = 8 * kColumns;
-  static constexpr int kPerLoad = Weights::kPerLoad, kStepK = 4 * kPerLoad, kUnitK = kSteps * kStepK;
-  static constexpr int kLoads = 2 * kBlocks * kSteps;   // of a lane and unit, 16 bytes each
-  static constexpr int kSums = 4 * kColumns * kBlocks;  // of a lane
-  static constexpr int kOutputs = 32 * kSums;           // of a tile
+  static constexpr int kPerLoad = Weights::kPerLoad;
+  static constexpr int kSlabs = kWarps / kBlocks, kSteps = 2 / kBlocks;  // of a stage; 16-byte loads of a lane and row
+  static constexpr int kSlabK = kSlabBytes / 16 * kPerLoad, kStageK = kSlabs * kSlabK;
+  static_assert(kSlabs * kTileRows * kSlabBytes == kStageBytes);
+  static constexpr int kParts = kColumns * kBlocks;  // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
+  static constexpr size_t kMeetingBytes = size_t(kBuffers) * kWarps * kParts * 32 * sizeof(float4);
+  static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes + kMeetingBytes;
 };
 
 struct Matrix {
-  const unsigned char* w = nullptr;  // [n, k], of the first expert here
-  int64_t k = 0, row_bytes = 0;
+  int64_t k = 0;
   int n = 0;
-  int units = 0;  // along k
-  int tiles = 0;  // of rows
+  int stages = 0;  // along k
+  int tiles = 0;   // of rows
 };
 
 struct Args {
-  Matrix shared, routed;  // linear: shared alone
+  CUtensorMap shared_map, routed_map;  // linear: shared alone; the experts' rows one after another
+  Matrix shared, routed;
   const bf16 *x = nullptr, *x_routed = nullptr;
   int n_tokens = 0;
   // the route; n_slots 0: none
@@ -100,9 +107,9 @@ struct Args {
   void *y = nullptr, *y_routed = nullptr;
   bool y_is_f32 = false, round = false;
   // items of work
-  int pieces = 1;          // that a tile is cut into
-  float* parts = nullptr;  // [tiles][pieces][kOutputs]
-  uint32_t* arrived = nullptr;  // [tiles][kOutputs / 32], of the pieces; zero between launches
+  int pieces = 1;               // that a tile is cut into
+  float4* parts = nullptr;      // [tiles][pieces][kParts][32]
+  uint32_t* arrived = nullptr;  // [tiles][kParts], of the pieces; zero between launches
   uint32_t* ticket = nullptr;   // the next item that no block has yet; zero between launches
 };
 
@@ -121,15 +128,15 @@ __device__ void find_chosen(const Args& a, Chosen<kTokens>& chosen) {
   const int lane = int(threadIdx.x % 32);
   const int e = lane < a.n_slots ? __ldcg(a.expert + lane) - a.first_expert : -1;
   const bool here = e >= 0 && e < a.n_experts;
-  for (int i = lane; i < kSmallMSlots * kTokens; i += 32) chosen.slot[i / kTokens][i % kTokens] = -1;
+  for (int i = lane; i < a.n_slots * kTokens; i += 32) chosen.slot[i / kTokens][i % kTokens] = -1;
   bool first = here;
-  for (int other = 0; other < 32; ++other) {
+  for (int other = 0; other < a.n_slots; ++other) {
     const int theirs = __shfl_sync(kAllLanes, e, other);
     if (other < lane && theirs == e) first = false;
   }
   const unsigned firsts = __ballot_sync(kAllLanes, first);
   int rank = 0;  // distinct experts before mine
-  for (int other = 0; other < 32; ++other) {
+  for (int other = 0; other < a.n_slots; ++other) {
     const int theirs = __shfl_sync(kAllLanes, e, other);
     if ((firsts >> other & 1) && theirs < e) ++rank;
   }
@@ -137,358 +144,433 @@ __device__ void find_chosen(const Args& a, Chosen<kTokens>& chosen) {
   if (first) chosen.expert[rank] = int16_t(e);
   if (here) chosen.slot[rank][lane / a.top_k] = int16_t(lane);
   if (lane == 0) chosen.n = __popc(firsts);
+  __syncwarp();
 }
 
 // ---- who does what
 
 // Tiles of rows, those of the shared expert first, are cut along k into pieces: the items. Block i begins with items i,
-// i + blocks, ..., as many as its ring asks for at once, and then takes the next that nobody has. What a block does
-// changes from run to run, what an item and a tile's sum are does not.
+// i + blocks, ..., as many as fill its ring, and then takes the next that nobody has. What a block does changes from run to
+// run, what an item and a tile's sum are does not.
 struct Work {
-  int n_tiles = 0, n_shared = 0;  // all tiles, those of the shared expert
-  int units_a_tile = 1;           // along k
-  int pieces = 1, rounds = 1;     // of a tile; a round is a unit for every warp, and the last has what is left over
-  int ahead = 0;                  // items that a block must know behind the one at hand, for its ring
+  int n_tiles;  // all tiles
+  int stages;   // of a tile, along k
+  int pieces;   // of a tile
+  int turns;    // items of a block that it need not draw
 };
 
-constexpr int kNone = INT_MAX;  // no tile
+constexpr int kNone = INT_MAX;  // no item
+
+template <class V>
+struct Shared {
+  Mbarrier full[V::kStages], empty[V::kStages];  // the ring: one fetches, kWarps read
+  Mbarrier handed[kBuffers], taken[kBuffers];    // sums: kWarps hand them over, one warp a part takes them
+  int queue[kQueue];                             // the block's items, by their turn
+  Work work;
+  Chosen<V::kTokens> chosen;
+  uint32_t touched[32];
+};
+
+// A piece of a tile: stages [begin, end) of it.
+struct Item {
+  int tile, piece, begin, end;
+};
+__device__ inline Item item(const Work& work, int i) {
+  if (work.pieces == 1) return {i, 0, 0, work.stages};
+  const int tile = i / work.pieces, piece = i - tile * work.pieces;
+  return {tile, piece, work.stages * piece / work.pieces, work.stages * (piece + 1) / work.pieces};
+}
+
+// A stage's weights and x: of the shared expert (which -1) or of a chosen one, and the stage along that matrix's k.
+struct Place {
+  int which, stage;
+};
+template <Mode mode>
+__device__ Place place(const Args& a, int tile, int stage) {
+  if (mode == Mode::up && tile >= a.shared.tiles) return {(tile - a.shared.tiles) / a.routed.tiles, stage};
+  if (mode == Mode::down && stage >= a.shared.stages) {
+    stage -= a.shared.stages;
+    return {stage / a.routed.stages, stage % a.routed.stages};
+  }
+  return {-1, stage};
+}
+// The tile's first row in its matrix; in `down` a tile's rows are those of all its matrices.
+template <class V, Mode mode>
+__device__ int first_row(const Args& a, int tile, int which) {
+  if (mode == Mode::up && which >= 0) tile -= a.shared.tiles + which * a.routed.tiles;
+  return tile * V::kTileRows;
+}
+
+// Where one is in the ring.
+template <int kStages>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+// ---- the thread that fetches
 
 template <class V, Mode mode>
-struct Kernel {
+struct Fetcher {
   const Args& a;
-  const Chosen<V::kTokens>& chosen;
-  Work& work;  // in shared memory, as the next
-  int* queue;  // [kQueue] items that this block has drawn, by their turn
-  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
-  uint4* ring;     // this lane's: [stage][kLoads], kThreads apart
-  float* meeting;  // [kWarps][kOutputs]
-  uint32_t drawn = 0;    // thread 0: a ticket that is on its way
-  bool drawing = false;  // thread 0: there may be more
+  Shared<V>& s;
+  unsigned char* ring;
+  Turn<V::kStages> at;
+  int fetched = 0;       // stages, in all
+  int turn = 0;          // of the item at hand, or of the next
+  Item now{};            // its stages from now.begin on are still to be fetched
+  bool open = false, ended = false, asked = false;
+  uint32_t drawn = 0;    // a ticket that may be on its way
 
-  // A piece of a tile: units [begin, end) of it. turn: the block's items are counted.
-  struct Item {
-    int turn, tile, piece, begin, end;
-  };
-  // Where a warp is in the block's items, of whose units it takes every kWarps-th.
-  struct Place {
-    int turn = -1, end = 0;
-    int unit = 0;             // of the tile; not before `end`: to be settled
-    int which = -1, row = 0;  // the chosen expert (-1: shared), the tile's first row in that matrix
-    int u = 0;                // the unit along that matrix's k
-  };
-  Place fetched;  // to be fetched next
-  Place loaded;   // whose x is to be loaded next
-  uint32_t x[V::kSteps][V::kColumns][V::kPerLoad / 2];  // of the unit to be multiplied next
-
-  // ---- walking
-
-  // One thread. The tiles and the width of their k are set.
-  __device__ void cut() const {
-    work.rounds = max(1, work.units_a_tile / kWarps);
-    work.pieces = min(a.pieces, work.rounds);
-    const int least = work.rounds / work.pieces;
-    work.ahead = (V::kStages + least - 1) / least;
+  __device__ int n_given() const { return s.work.turns * int(gridDim.x); }
+  __device__ int n_items() const { return s.work.n_tiles * s.work.pieces; }
+  __device__ void ask() {
+    asked = true;
+    drawn = fetch_add_relaxed_gpu(a.ticket, 1);
   }
-  __device__ int n_items() const { return work.n_tiles * work.pieces; }
-  __device__ int n_given() const { return (work.ahead + 1) * int(gridDim.x); }  // without being drawn
-
-  __device__ Item item(int turn) const {
-    const int i = turn <= work.ahead ? int(blockIdx.x) + turn * int(gridDim.x) : queue[turn % kQueue];
-    if (i >= n_items()) return {turn, kNone, 0, 0, 0};
-    const int pieces = work.pieces, tile = i / pieces, piece = i - tile * pieces;
-    return {turn, tile, piece, kWarps * (work.rounds * piece / pieces),
-            piece + 1 == pieces ? work.units_a_tile : kWarps * (work.rounds * (piece + 1) / pieces)};
+  __device__ int index() {
+    if (turn < s.work.turns) return int(blockIdx.x) + turn * int(gridDim.x);
+    if (!asked) ask();
+    asked = false;
+    return n_given() + int(drawn);
   }
 
-  __device__ const Matrix& matrix(int which) const { return mode == Mode::linear || which < 0 ? a.shared : a.routed; }
-  // Of a tile; in `down` a tile's rows are those of all its matrices.
-  __device__ void locate(int tile, int& which, int& row) const {
-    which = -1;
-    row = tile * V::kTileRows;
-    if (mode == Mode::up && tile >= work.n_shared) {
-      tile -= work.n_shared;
-      which = tile / a.routed.tiles;
-      row = (tile - which * a.routed.tiles) * V::kTileRows;
-    }
-  }
-  // Whether there is a unit at a place, which may have to be moved on to a later item, up to turn `last`.
-  __device__ bool settle(Place& at, int last) const {
-    while (at.unit >= at.end && at.turn < last) {
-      const Item i = item(at.turn + 1);
-      if (i.tile == kNone) return false;
-      at.turn = i.turn, at.end = i.end, at.unit = i.begin + warp;
-      locate(i.tile, at.which, at.row);
-      at.u = at.unit;
-    }
-    if (at.unit >= at.end) return false;
-    if constexpr (mode == Mode::down)
-      while (at.u >= matrix(at.which).units) at.u -= matrix(at.which).units, ++at.which;
-    return true;
-  }
-  __device__ static void advance(Place& at) {
-    at.unit += kWarps;
-    at.u += kWarps;
-  }
+  // How much of the work is known. The shared expert's part is before the route.
+  enum class Known { shared, all };
 
-  // Starts the copy of the next unit, if there is one, into `stage`; a group of copies in any case. turn: of the item
-  // at hand.
-  __device__ bool fetch(int stage, int turn) {
-    const bool any = settle(fetched, turn + work.ahead);
-    if (any) {
-      const Matrix& m = matrix(fetched.which);
-      const unsigned char* w =
-          m.w + (fetched.which < 0 ? 0 : int64_t(chosen.expert[fetched.which]) * m.n * m.row_bytes);
-#pragma unroll
-      for (int i = 0; i < V::kLoads; ++i) {  // [block][step][row g, row g + 8]
-        const int r = fetched.row + g + 8 * (i % 2) + i / (2 * V::kSteps) * 16;
-        const int step = fetched.u * V::kSteps + i / 2 % V::kSteps;
-        const bool inside = r < m.n && step * V::kStepK + t * V::kPerLoad < m.k;
-        cp_async_or_zero<16>(ring + (stage * V::kLoads + i) * kThreads,
-                             w + (inside ? r * m.row_bytes + step * 64 + t * 16 : 0), inside);
+  // Fetches until `most` stages have been asked for, or what is known is at its end. Nothing is drawn before the
+  // predecessor has ended, with which the tickets are shared.
+  __device__ void until(int most, Known known, bool may_draw) {
+    while (!ended && fetched < most) {
+      if (open && now.begin == now.end) open = false, ++turn;
+      if (!open) {
+        if (turn >= s.work.turns && !may_draw) return;
+        if (mode == Mode::up && known == Known::shared &&
+            int(blockIdx.x) + turn * int(gridDim.x) >= a.shared.tiles * s.work.pieces)
+          return;
+        const int n = n_items(), i = n_given() < n || turn < s.work.turns ? index() : kNone;
+        if (i >= n) return end(i == n + int(gridDim.x) - 1);
+        now = item(s.work, i);
+        if (mode == Mode::down && known == Known::shared) now.end = INT_MAX;  // not known yet
+        open = true;
+        s.queue[turn % kQueue] = i;
+        if (may_draw && turn + 1 >= s.work.turns && n_given() < n) ask();
       }
-      advance(fetched);
+      if (mode == Mode::down && known == Known::shared && now.begin >= a.shared.stages) return;
+      fetch();
+      ++now.begin;
     }
-    cp_async_commit();
-    return any;
   }
 
-  // The x of the unit at `loaded`: kPerLoad values at a time of the shared expert's input or of a chosen expert's.
-  __device__ void load_x(int turn) {
-    const bool any = settle(loaded, turn + work.ahead);
-    const int64_t k = matrix(loaded.which).k;
+ private:
+  __device__ void fetch() {
+    mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
+    const Place p = place<mode>(a, now.tile, now.begin);
+    const bool routed = mode != Mode::linear && p.which >= 0;
+    const int row = first_row<V, mode>(a, now.tile, p.which) + (routed ? s.chosen.expert[p.which] * a.routed.n : 0);
+    mbarrier_arrive_expect_tx(&s.full[at.stage], kStageBytes);
+    tensor_load(ring + at.stage * kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage], 0, row,
+                p.stage * V::kSlabs);
+    at.next();
+    ++fetched;
+  }
+  // A block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
+  __device__ void end(bool last_ticket) {
+    ended = true;
+    if (last_ticket) *a.ticket = 0;
+    let_successor_start();
+    mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
+    s.queue[turn % kQueue] = kNone;
+    mbarrier_arrive(&s.full[at.stage]);
+  }
+};
+
+// ---- the warps that multiply
+
+template <class V, Mode mode>
+struct Multiplier {
+  const Args& a;
+  Shared<V>& s;
+  const unsigned char* ring;
+  float4* meeting;  // [kBuffers][kWarps][kParts][32]
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
+  const int slab = warp % V::kSlabs, half = V::kBlocks == 1 ? 0 : warp / V::kSlabs;
+  Turn<V::kStages> at;
+
+  using X = uint32_t[V::kSteps][V::kColumns][V::kPerLoad / 2];
+
+  // x of this warp's part of a stage: kPerLoad values at a time of the shared expert's input or of a chosen expert's.
+  __device__ void load_x(X& x, const Item& i, int stage) const {
+    const Place p = place<mode>(a, i.tile, stage);
+    const bool routed = mode != Mode::linear && p.which >= 0;
+    const int64_t k = routed ? a.routed.k : a.shared.k;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c) {
       const int token = 8 * c + g;
       const bf16* from = a.x;
-      int row = any && token < a.n_tokens ? token : -1;
-      if (mode != Mode::linear && row >= 0 && loaded.which >= 0) {
-        const int slot = chosen.slot[loaded.which][token];
+      int row = token < a.n_tokens ? token : -1;
+      if (routed && row >= 0) {
+        const int slot = s.chosen.slot[p.which][token];
         if (mode == Mode::down) from = a.x_routed;
         if (mode == Mode::down || slot < 0) row = slot;
       }
 #pragma unroll
-      for (int s = 0; s < V::kSteps; ++s) {
-        const int64_t at = int64_t(loaded.u * V::kSteps + s) * V::kStepK + t * V::kPerLoad;
-        const bool inside = row >= 0 && at < k;
+      for (int j = 0; j < V::kSteps; ++j) {
+        const int64_t first = int64_t(p.stage) * V::kStageK + slab * V::kSlabK + (2 * t + half + j) * V::kPerLoad;
+        const bool inside = row >= 0 && first < k;
 #pragma unroll
-        for (int i = 0; i < V::kPerLoad / 8; ++i)
-          words(inside ? *reinterpret_cast<const uint4*>(from + row * k + at + 8 * i) : uint4{}, &x[s][c][4 * i]);
+        for (int l = 0; l < V::kPerLoad / 8; ++l)
+          words(inside ? *reinterpret_cast<const uint4*>(from + row * k + first + 8 * l) : uint4{}, &x[j][c][4 * l]);
       }
     }
-    if (any) advance(loaded);
   }
   __device__ static void words(const uint4& v, uint32_t* to) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
   }
 
-  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], int stage, int turn) {
-    uint32_t now[V::kSteps][V::kColumns][V::kPerLoad / 2];
-#pragma unroll
-    for (int i = 0; i < V::kSteps * V::kColumns * V::kPerLoad / 2; ++i) (&now[0][0][0])[i] = (&x[0][0][0])[i];
-    load_x(turn);  // arrives while the next unit is waited for
-    cp_async_wait<V::kStages - 1>();
+  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], const X& x) const {
+    const unsigned char* unit = ring + at.stage * kStageBytes + (slab * V::kTileRows + g) * kSlabBytes;
 #pragma unroll
     for (int b = 0; b < V::kBlocks; ++b)
 #pragma unroll
-      for (int s = 0; s < V::kSteps; ++s) {
-        const int i = 2 * (b * V::kSteps + s);
+      for (int j = 0; j < V::kSteps; ++j) {
+        const unsigned char* chunk = unit + 16 * b * kSlabBytes + ((2 * t + half + j) ^ g) * 16;  // Swizzle::bytes128
         uint32_t low[4], high[4];
-        words(ring[(stage * V::kLoads + i) * kThreads], low);
-        words(ring[(stage * V::kLoads + i + 1) * kThreads], high);
+        words(*reinterpret_cast<const uint4*>(chunk), low);
+        words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
 #pragma unroll
         for (int q = 0; q < V::kPerLoad / 4; ++q) {
           uint32_t w[4];
           V::Weights::operand(low, high, q, w);
 #pragma unroll
-          for (int c = 0; c < V::kColumns; ++c) mma_m16n8k16(sums[b][c], w, {now[s][c][2 * q], now[s][c][2 * q + 1]});
+          for (int c = 0; c < V::kColumns; ++c) mma_m16n8k16(sums[b][c], w, {x[j][c][2 * q], x[j][c][2 * q + 1]});
         }
       }
   }
 
   // ---- the end of a tile
 
-  // v: output `o` of a tile, complete. By whole warps.
-  __device__ void store(int tile, int o, float v) const {
-    const int of_lane = o % 128 / 4, i = o % 4, column = o / 128 % V::kColumns, block = o / (128 * V::kColumns);
-    const int token = 8 * column + 2 * (of_lane % 4) + i % 2;
-    int row, which;
-    locate(tile, which, row);
-    const Matrix& m = matrix(which);
-    row += 16 * block + of_lane / 4 + (i >= 2 ? 8 : 0);
-    if constexpr (mode == Mode::up) {
-      // Rows g and g + 8 are a gate and its up; the threads that hold them are two apart.
-      int slot = token < a.n_tokens ? token : -1;
-      if (which >= 0 && slot >= 0) {
-        slot = chosen.slot[which][token];
-        if (slot >= 0) v *= a.score[slot];
+  // Output i of token and row of the tile: v[0], v[1] are row g of 16 with tokens 2 t, 2 t + 1, v[2], v[3] row g + 8.
+  __device__ void store(int tile, int part, const float (&v)[4]) const {
+    const int which = place<mode>(a, tile, 0).which;
+    const Matrix& m = mode == Mode::up && which >= 0 ? a.routed : a.shared;
+    const int row = first_row<V, mode>(a, tile, which) + 16 * (part / V::kColumns) + g;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int token = 8 * (part % V::kColumns) + 2 * t + i;
+      if (token >= a.n_tokens) return;
+      if constexpr (mode == Mode::up) {  // rows g and g + 8 are a gate and its up
+        const int slot = which < 0 ? token : s.chosen.slot[which][token];
+        if (slot < 0 || row >= m.n) continue;
+        const float score = which < 0 ? 1.0f : a.score[slot];
+        const int64_t f = m.n / 2, j = row / 16 * 8 + row % 8;
+        bf16* act = static_cast<bf16*>(which < 0 ? a.y : a.y_routed);
+        act[slot * f + j] =
+            rounded<bf16>(round_to<bf16>(silu(round_to<bf16>(v[i] * score))) * round_to<bf16>(v[i + 2] * score));
+      } else {
+        write(token, row, v[i]);
+        write(token, row + 8, v[i + 2]);
       }
-      const float up = __shfl_down_sync(kAllLanes, v, 2);
-      if (i >= 2 || slot < 0 || row >= m.n) return;
-      const int64_t f = m.n / 2, j = row / 16 * 8 + row % 8;
-      bf16* act = static_cast<bf16*>(which < 0 ? a.y : a.y_routed);
-      act[slot * f + j] = rounded<bf16>(round_to<bf16>(silu(round_to<bf16>(v))) * round_to<bf16>(up));
-    } else {
-      if (token >= a.n_tokens || row >= m.n) return;
-      if (a.bias) v += a.bias[row];
-      const int64_t at = int64_t(token) * m.n + row;
-      if (a.y_is_f32)
-        static_cast<float*>(a.y)[at] = a.round ? round_to<bf16>(v) : v;
-      else
-        static_cast<bf16*>(a.y)[at] = rounded<bf16>(v);
     }
   }
+  __device__ void write(int token, int row, float v) const {
+    if (row >= a.shared.n) return;
+    if (a.bias) v += a.bias[row];
+    const int64_t to = int64_t(token) * a.shared.n + row;
+    if (a.y_is_f32)
+      static_cast<float*>(a.y)[to] = a.round ? round_to<bf16>(v) : v;
+    else
+      static_cast<bf16*>(a.y)[to] = rounded<bf16>(v);
+  }
 
-  // This block's part of output o of a tile of several pieces. True, in the whole warp, where v has become the sum of all
-  // parts, in their order whoever comes last.
-  __device__ bool add_parts(const Item& i, int o, float& v) const {
-    const int n_parts = work.pieces;
-    float* parts = a.parts + int64_t(i.tile) * n_parts * V::kOutputs + o;
-    uint32_t* counter = a.arrived + i.tile * (V::kOutputs / 32) + o / 32;
+  __device__ static void add(float (&v)[4], const float4& w) {
+    v[0] += w.x, v[1] += w.y, v[2] += w.z, v[3] += w.w;
+  }
+
+  // This block's sums of a part of a tile of several pieces. True, in the whole warp, where v has become the sum of all
+  // pieces', in their order whoever comes last.
+  __device__ bool add_pieces(const Item& i, int part, float (&v)[4]) const {
+    const int n = s.work.pieces;
+    float4* parts = a.parts + (int64_t(i.tile) * n * V::kParts + part) * 32 + lane;
+    uint32_t* counter = a.arrived + i.tile * V::kParts + part;
+    __stcg(parts + i.piece * V::kParts * 32, make_float4(v[0], v[1], v[2], v[3]));
+    __syncwarp();  // with the release that follows: the whole warp's are there for who sees the count
     uint32_t arrived = 0;
-    if (lane == 0) arrived = load_acquire_gpu(counter);
+    if (lane == 0) arrived = fetch_add_gpu(counter, 1);
     arrived = __shfl_sync(kAllLanes, arrived, 0);
-    if (int(arrived) != n_parts - 1) {
-      __stcg(parts + i.piece * V::kOutputs, v);
-      __syncwarp();  // with the release that follows: the whole warp's parts are there for who sees the count
-      if (lane == 0) arrived = fetch_add_gpu(counter, 1);
-      arrived = __shfl_sync(kAllLanes, arrived, 0);
-      if (int(arrived) != n_parts - 1) return false;
-    }
-    __syncwarp();
+    if (int(arrived) != n - 1) return false;
     if (lane == 0) *counter = 0;
-    float sum = 0;
-    for (int p = 0; p < n_parts; ++p) sum += p == i.piece ? v : __ldcg(parts + p * V::kOutputs);
-    v = sum;
+    for (float& sum : v) sum = 0;
+    for (int p = 0; p < n; ++p) add(v, __ldcg(parts + p * V::kParts * 32));
     return true;
   }
 
-  // Thread 0: the ticket asked for an item ago becomes an item of the block, for all to see behind the next barrier. A
-  // block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
-  __device__ void take_ticket(int turn) {
-    const int i = n_given() + int(drawn), n = n_items();
-    queue[turn % kQueue] = i;
-    drawing = i < n;
-    if (i == n + int(gridDim.x) - 1) *a.ticket = 0;
-  }
-
-  // All threads. The work of the sums' end goes round among the warps.
-  __device__ void end_item(const float (&sums)[V::kBlocks][V::kColumns][4], const Item& i) {
-    __syncthreads();  // the item before has been read
+  // Hands the warp's sums over. Each part's are added by another warp each time.
+  __device__ void end_item(const float (&sums)[V::kBlocks][V::kColumns][4], const Item& i, int turn) {
+    const int buffer = turn % kBuffers;
+    const uint32_t parity = turn / kBuffers % 2;
+    mbarrier_wait(&s.taken[buffer], parity ^ 1);
+    float4* from = meeting + buffer * kWarps * V::kParts * 32 + lane;
 #pragma unroll
-    for (int b = 0; b < V::kBlocks; ++b)
-#pragma unroll
-      for (int c = 0; c < V::kColumns; ++c)
-        *reinterpret_cast<float4*>(meeting + warp * V::kOutputs + (b * V::kColumns + c) * 128 + 4 * lane) =
-            make_float4(sums[b][c][0], sums[b][c][1], sums[b][c][2], sums[b][c][3]);
-    if (drawing) take_ticket(i.turn + 1 + work.ahead);
-    __syncthreads();
-    if (drawing) drawn = fetch_add_relaxed_gpu(a.ticket, 1);
-    constexpr int kTurns = kThreads / V::kOutputs;
-    const int o = int(threadIdx.x) - i.turn % kTurns * V::kOutputs;
-    if (o < 0 || o >= V::kOutputs) return;
-    float v = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) v += meeting[w * V::kOutputs + o];
-    if (work.pieces == 1 || add_parts(i, o, v)) store(i.tile, o, v);
-  }
-
-  __device__ void run(int stages_filled) {
-    for (int i = stages_filled; i < V::kStages; ++i) fetch(i, 0);
-    load_x(0);
-    drawing = threadIdx.x == 0 && n_items() > n_given();
-    if (drawing) drawn = fetch_add_relaxed_gpu(a.ticket, 1);
-    int stage = 0;
-    for (Item i = item(0); i.tile != kNone; i = item(i.turn + 1)) {
-      float sums[V::kBlocks][V::kColumns][4] = {};
-      for (int unit = i.begin + warp; unit < i.end; unit += kWarps) {
-        multiply(sums, stage, i.turn);
-        if (!fetch(stage, i.turn)) let_successor_start();
-        stage = stage + 1 == V::kStages ? 0 : stage + 1;
-      }
-      end_item(sums, i);
+    for (int p = 0; p < V::kParts; ++p) {
+      const float(&v)[4] = sums[p / V::kColumns][p % V::kColumns];
+      from[(warp * V::kParts + p) * 32] = make_float4(v[0], v[1], v[2], v[3]);
     }
-    cp_async_wait<0>();  // the last groups, which are empty
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.handed[buffer]);
+    const int part = (warp + kWarps - turn * V::kParts % kWarps) % kWarps;
+    if (part >= V::kParts) return;
+    mbarrier_wait(&s.handed[buffer], parity);
+    float v[4] = {};
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) add(v, from[(w * V::kParts + part) * 32]);
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.taken[buffer]);
+    if (s.work.pieces == 1 || add_pieces(i, part, v)) store(i.tile, part, v);
+  }
+
+  __device__ void run() {
+    for (int turn = 0;; ++turn) {
+      mbarrier_wait(&s.full[at.stage], at.parity);
+      const int index = s.queue[turn % kQueue];
+      if (index == kNone) return;
+      const Item i = item(s.work, index);
+      float sums[V::kBlocks][V::kColumns][4] = {};
+      X x, next;
+      load_x(next, i, i.begin);
+      for (int stage = i.begin; stage < i.end; ++stage) {
+#pragma unroll
+        for (int w = 0; w < int(sizeof(X) / sizeof(uint32_t)); ++w) (&x[0][0][0])[w] = (&next[0][0][0])[w];
+        if (stage + 1 < i.end) load_x(next, i, stage + 1);
+        if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
+        multiply(sums, x);
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
+        at.next();
+      }
+      end_item(sums, i, turn);
+    }
+  }
+
+  // Brings x into L1 at once, where it has room there: otherwise each of a warp's first stages waits for L2 in turn.
+  __device__ void touch() const {
+    constexpr int64_t kMost = 16 << 10, kLine = 128;
+    auto all = [&](const bf16* from, int64_t n) {
+      const int64_t bytes = n * int64_t(sizeof(bf16)), i = int64_t(threadIdx.x) * kLine;
+      if (bytes <= kMost && i < bytes)
+        s.touched[lane] = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
+    };
+    all(a.x, a.n_tokens * a.shared.k);
+    if (mode == Mode::down && a.n_slots > 0) all(a.x_routed, a.n_slots * a.routed.k);
   }
 };
 
 template <class V, Mode mode>
-constexpr size_t shared_bytes() {
-  return size_t(V::kStages) * V::kLoads * kThreads * sizeof(uint4) + size_t(kWarps) * V::kOutputs * sizeof(float);
-}
-
-template <class V, Mode mode>
-__global__ void __launch_bounds__(kThreads, V::kColumns == 1 ? 2 : 1) small_m_kernel(const __grid_constant__ Args a) {
-  __shared__ Chosen<V::kTokens> chosen;
-  __shared__ Work work;
-  __shared__ int queue[kQueue];
-  uint4* ring = dynamic_shared<uint4>();
-  Kernel<V, mode> kernel{a, chosen, work, queue};
-  kernel.ring = ring + threadIdx.x;
-  kernel.meeting = reinterpret_cast<float*>(ring + V::kStages * V::kLoads * kThreads);
-  if constexpr (mode == Mode::down) {  // the route was complete before the kernel before this one passed its wait (ops.h)
-    if (threadIdx.x < 32) find_chosen(a, chosen);
-    __syncthreads();
-  }
-  if (threadIdx.x < kQueue) queue[threadIdx.x] = kNone;  // where nothing is drawn
-  if (threadIdx.x == 0) {
-    work.n_tiles = work.n_shared = a.shared.tiles;
-    work.units_a_tile = a.shared.units + (mode == Mode::down ? chosen.n * a.routed.units : 0);
-    kernel.cut();
+__global__ void __launch_bounds__(V::kColumns == 1 ? 1024 : kThreads, 1)  // 1024: at most 64 registers
+    small_m_kernel(const __grid_constant__ Args a) {
+  __shared__ Shared<V> s;
+  unsigned char* ring = dynamic_shared();
+  const bool fetches = threadIdx.x >= 32 * kWarps, one = threadIdx.x == 32 * kWarps;
+  using Fetch = Fetcher<V, mode>;
+  Fetch fetcher{a, s, ring};
+  auto divide = [&] {
+    Work& work = s.work;
+    work.n_tiles = a.shared.tiles + (mode == Mode::up ? s.chosen.n * a.routed.tiles : 0);
+    work.stages = a.shared.stages + (mode == Mode::down ? s.chosen.n * a.routed.stages : 0);
+    work.pieces = min(a.pieces, work.stages);
+    const int least = work.stages / work.pieces;
+    work.turns = (V::kStages + least - 1) / least;
+  };
+  if (fetches) {
+    if (one) {
+      for (int i = 0; i < V::kStages; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
+      for (int i = 0; i < kBuffers; ++i) mbarrier_init(&s.handed[i], kWarps), mbarrier_init(&s.taken[i], V::kParts);
+      mbarrier_init_fence();
+      fence_proxy_async();
+      s.chosen.n = 0;
+      divide();
+      if (mode != Mode::down || a.pieces == 1)
+        fetcher.until(V::kStages, mode == Mode::linear ? Fetch::Known::all : Fetch::Known::shared, false);
+    }
+    __syncwarp();
+    if constexpr (mode == Mode::down) {  // the route was complete before the kernel before this one passed its wait (ops.h)
+      find_chosen(a, s.chosen);
+      if (one) {
+        divide();
+        fetcher.now.end = item(s.work, int(blockIdx.x)).end;
+        fetcher.until(V::kStages, Fetch::Known::all, false);
+      }
+    }
   }
   __syncthreads();
-  int filled = 0;
-  while (filled < V::kStages && (kernel.settle(kernel.fetched, work.ahead) || mode != Mode::up)) kernel.fetch(filled++, 0);
   wait_for_predecessor();
+  Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + V::kStages * kStageBytes)};
+  if (!fetches) multiplier.touch();
   if constexpr (mode == Mode::up) {
-    if (threadIdx.x < 32) find_chosen(a, chosen);
-    __syncthreads();  // and nobody looks at the number of tiles meanwhile
-    if (threadIdx.x == 0) work.n_tiles += chosen.n * a.routed.tiles;
+    if (fetches) {
+      find_chosen(a, s.chosen);
+      if (one) divide();
+    }
     __syncthreads();
   }
-  kernel.run(filled);
+  if (!fetches)
+    multiplier.run();
+  else if (one)
+    fetcher.until(INT_MAX, Fetch::Known::all, true);
 }
 
 // ---- host
 
 // More than half of an SM's shared memory each: two blocks on one SM would leave another without any.
-using Few = Variant<Bf16Weights, 1, 1, 2, 6>;    // 1..4 tokens: units of 16 x 64
-using Eight = Variant<Bf16Weights, 1, 2, 2, 3>;  // 5..8: 32 x 64, which halves the reads of x
-using Sixteen = Variant<Bf16Weights, 2, 2, 2, 2>;
+using Few = Variant<Bf16Weights, 1, 1, 6>;    // 1..4 tokens: stages of 16 x 1024
+using Eight = Variant<Bf16Weights, 1, 2, 5>;  // 5..8: 32 x 512, which halves the reads of x
+using Sixteen = Variant<Bf16Weights, 2, 2, 4>;
 
 template <class V>
 Matrix matrix(const PackedWeight& w) {
   const LinearSpec& spec = w.spec;
-  return {.w = static_cast<const unsigned char*>(w.data.data()),
-          .k = spec.k,
-          .row_bytes = spec.k * 16 / V::kPerLoad,
+  return {.k = spec.k,
           .n = int(spec.n),
-          .units = int((spec.k + V::kUnitK - 1) / V::kUnitK),
+          .stages = int((spec.k + V::kStageK - 1) / V::kStageK),
           .tiles = int((spec.n + V::kTileRows - 1) / V::kTileRows)};
+}
+// [n, k] as slabs: 128 bytes of all rows, then the next. Beyond k and n it reads zeros.
+template <class V>
+CUtensorMap slabs(const PackedWeight& w) {
+  const LinearSpec& spec = w.spec;
+  L4_CHECK(spec.k % V::kSlabK == 0, spec.name, ": ", spec.k, " columns");
+  const int64_t rows = spec.n * spec.n_experts, row_bytes = spec.k * 16 / V::kPerLoad;
+  return tensor_map(w.data.data(), DType::u8, {{kSlabBytes, rows, spec.k / V::kSlabK}}, {{row_bytes, kSlabBytes}},
+                    {{kSlabBytes, V::kTileRows, V::kSlabs}}, Swizzle::bytes128);
 }
 
 template <class V, Mode mode>
 void start(const OpContext& ctx, Args a, const PackedWeight& shared, const PackedWeight* routed) {
-  // Tiles are cut only where there are hardly as many as blocks: a piece's end costs a fence and a trip to L2 in every
-  // warp. (Cut into 8 or 16 items a block, O, QKV and down took a third longer, and a step 5 and 22 %.)
+  // Tiles are cut only where there are hardly as many as blocks.
   constexpr int64_t kItemsABlock = 2;
   a.shared = matrix<V>(shared);
   if (routed) a.routed = matrix<V>(*routed);
   // At most: how many experts are chosen is known on the device.
   const int64_t chosen = routed ? std::min(a.n_slots, a.n_experts) : 0;
   const int64_t tiles = a.shared.tiles + (mode == Mode::up ? chosen * a.routed.tiles : 0);
-  const int64_t units = a.shared.units + (mode == Mode::down ? chosen * a.routed.units : 0);
+  const int64_t stages = a.shared.stages + (mode == Mode::down ? chosen * a.routed.stages : 0);
   const int64_t items = kItemsABlock * ctx.gpu.n_sms;
-  a.pieces = int(std::clamp<int64_t>((items + tiles / 2) / tiles, 1, std::max<int64_t>(units / kWarps, 1)));
+  a.pieces = int(std::clamp<int64_t>((items + tiles / 2) / tiles, 1, stages));
   Scratch scratch(ctx.work);
-  if (a.pieces > 1) a.parts = scratch.take_array<float>(tiles * a.pieces * V::kOutputs);
+  if (a.pieces > 1) a.parts = scratch.take_array<float4>(tiles * a.pieces * V::kParts * 32);
   if (ctx.measuring()) return;
   a.ticket = ctx.gpu.counters;
   a.arrived = ctx.gpu.counters + 1;
-  L4_CHECK(a.pieces == 1 || 1 + tiles * (V::kOutputs / 32) <= Gpu::kCounters, tiles, " tiles");
+  L4_CHECK(a.pieces == 1 || 1 + tiles * V::kParts <= Gpu::kCounters, tiles, " tiles");
   L4_CHECK(tiles * a.pieces < INT_MAX / 2, shared.spec.name, ": ", tiles, " tiles");
+  a.shared_map = slabs<V>(shared);
+  if (routed) a.routed_map = slabs<V>(*routed);
   launch({.grid = unsigned(ctx.gpu.n_sms),
           .block = kThreads,
-          .shared_bytes = shared_bytes<V, mode>(),
+          .shared_bytes = V::kSharedBytes,
           .stream = ctx.gpu.stream,
           .programmatic = true},
          small_m_kernel<V, mode>, a);

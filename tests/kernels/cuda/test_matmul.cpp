@@ -200,7 +200,7 @@ TEST_CASE("cuda matmul: small_m with every number of rows and tiles split in any
     GpuMachine gpu;
     gpu.gpu.n_sms = n_sms;
     for (int64_t m : {1, 2, 4, 5, 8, 9, 16})
-      for (auto [n, k] : {std::array<int64_t, 2>{16, 64}, {40, 72}, {7, 1032}, {130, 200}, {1, 8}}) {
+      for (auto [n, k] : {std::array<int64_t, 2>{16, 64}, {40, 192}, {7, 1088}, {130, 256}, {1, 64}}) {
         if (n_sms != 3 && m % 4 == 1 && n != 40) continue;
         check_linear(gpu, {m, n, k, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, m % 2 == 0},
                      cuda::small_m_linear);
@@ -211,7 +211,7 @@ TEST_CASE("cuda matmul: small_m with every number of rows and tiles split in any
                  cuda::small_m_linear);
     // More items than blocks are given: they draw; tiles of several pieces.
     for (int64_t m : {1, 7, 12})
-      for (auto [n, k] : {std::array<int64_t, 2>{500, 72}, {70, 2120}, {16, 5000}})
+      for (auto [n, k] : {std::array<int64_t, 2>{500, 128}, {70, 2112}, {16, 4992}})
         check_linear(gpu, {m, n, k, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, false},
                      cuda::small_m_linear);
   }
@@ -231,12 +231,12 @@ TEST_CASE("cuda matmul: small_m's feed-forward block, shared and routed in one l
   for (int n_sms : {2, 5}) {
     GpuMachine gpu;
     gpu.gpu.n_sms = n_sms;
-    for (const FfnCase& c : {FfnCase{1, 64, 64, 64, 4, 1}, FfnCase{1, 72, 24, 0, 0, 0}, FfnCase{8, 136, 40, 8, 3, 1},
-                             FfnCase{4, 64, 32, 72, 16, 1}, FfnCase{8, 64, 32, 32, 4, 1, FfnCase::one},
-                             FfnCase{5, 40, 16, 24, 4, 2}, FfnCase{16, 64, 40, 24, 7, 1}, FfnCase{16, 32, 16, 16, 6, 2},
-                             FfnCase{11, 64, 8, 16, 2, 1, FfnCase::some, 3, 2},
-                             FfnCase{3, 64, 8, 16, 2, 1, FfnCase::some, 3, 2}, FfnCase{2, 1096, 16, 16, 2, 1},
-                             FfnCase{2, 2200, 120, 136, 3, 1}, FfnCase{7, 40, 2200, 1104, 4, 1}})
+    for (const FfnCase& c : {FfnCase{1, 64, 64, 64, 4, 1}, FfnCase{1, 128, 64, 0, 0, 0}, FfnCase{8, 192, 128, 64, 3, 1},
+                             FfnCase{4, 64, 64, 128, 16, 1}, FfnCase{8, 64, 64, 64, 4, 1, FfnCase::one},
+                             FfnCase{5, 64, 64, 64, 4, 2}, FfnCase{16, 64, 64, 64, 7, 1}, FfnCase{16, 64, 64, 64, 6, 2},
+                             FfnCase{11, 64, 64, 64, 2, 1, FfnCase::some, 3, 2},
+                             FfnCase{3, 64, 64, 64, 2, 1, FfnCase::some, 3, 2}, FfnCase{2, 1088, 64, 64, 2, 1},
+                             FfnCase{2, 2176, 128, 192, 3, 1}, FfnCase{7, 64, 2240, 1152, 4, 1}})
       check_ffn(gpu, c, DType::bf16, cuda::small_m_ffn_up, cuda::small_m_ffn_down);
   }
 }
@@ -273,15 +273,15 @@ TEST_CASE("cuda matmul: small_m on as many multiprocessors as a Hopper GPU has")
   GpuMachine gpu;
   gpu.gpu.n_sms = 132;
   for (int64_t m : {1, 8, 16}) {
-    check_linear(gpu, {m, 200, 520, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, false},
+    check_linear(gpu, {m, 200, 576, DType::bf16, WeightFormat::bf16, DType::bf16, DType::bf16, false},
                  cuda::small_m_linear);
-    check_ffn(gpu, {m, 72, 64, 40, 4, 1}, DType::bf16, cuda::small_m_ffn_up, cuda::small_m_ffn_down);
+    check_ffn(gpu, {m, 192, 128, 64, 4, 1}, DType::bf16, cuda::small_m_ffn_up, cuda::small_m_ffn_down);
   }
 }
 
 TEST_CASE("cuda matmul: a graph of the feed-forward block follows the route of its replay") {
   GpuMachine gpu;
-  for (const FfnCase& c : {FfnCase{3, 64, 24, 40, 6, 1}, FfnCase{8, 64, 24, 40, 6, 2}, FfnCase{20, 64, 24, 40, 6, 1}}) {
+  for (const FfnCase& c : {FfnCase{3, 64, 64, 128, 6, 1}, FfnCase{8, 64, 64, 128, 6, 2}, FfnCase{20, 64, 24, 40, 6, 1}}) {
     INFO(name(c));
     Ffn ffn(gpu, c, DType::bf16);
     const Ffn::Placed at = ffn.place(gpu);
