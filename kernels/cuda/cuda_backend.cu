@@ -222,11 +222,17 @@ void CudaBackend::attention(const AttentionArgs& args) {
 }
 
 // The ranks' parts are rounded to A before they are added: half the bytes, and what tensor parallel transformers does.
-// Small sums are made by whoever adds them to the residual stream: then these are the links, and nothing is done yet.
-std::optional<PeerLinks> CudaBackend::sum_over_ranks(const OpContext& ctx, const View& part, Comm& comm) {
-  if (ctx.measuring() || comm.size() == 1) return std::nullopt;
-  std::optional<PeerLinks> links = links_for(comm, part);
-  if (!links) comm.all_reduce_sum(part);
+// Small sums are made by whoever adds them to the residual stream: these are its links, `make` makes a rank's part and says
+// whether it has sent it. Otherwise the sum is made here.
+std::optional<PeerLinks> CudaBackend::sum_over_ranks(const OpContext& ctx, const View& part, Comm& comm,
+                                                     const std::function<bool(const PeerLinks*)>& make) {
+  std::optional<PeerLinks> links;
+  if (!ctx.measuring() && comm.size() > 1) links = links_for(comm, part);
+  const bool sent = make(links ? &*links : nullptr);
+  if (links)
+    links->sent = sent;
+  else if (!ctx.measuring() && comm.size() > 1)
+    comm.all_reduce_sum(part);
   return links;
 }
 
@@ -234,8 +240,9 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
-  cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype);
-  const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm);
+  const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm, [&](const PeerLinks* links) {
+    return cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype, links);
+  });
   add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route,
                           peers ? &*peers : nullptr);
 }
@@ -248,8 +255,8 @@ void CudaBackend::ffn_down(const FfnDownArgs& args) {
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
-  cuda::ffn_down(ctx, args, y);
-  const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm);
+  const std::optional<PeerLinks> peers = sum_over_ranks(
+      ctx, y, *args.comm, [&](const PeerLinks* links) { return cuda::ffn_down(ctx, args, y, links); });
   if (args.norm_weight)
     add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, nullptr, {},
                             peers ? &*peers : nullptr);

@@ -76,7 +76,8 @@ class CudaBackend : public Backend {
 
  private:
   cuda::OpContext context(Arena* work) { return {gpu_, *work}; }
-  std::optional<cuda::PeerLinks> sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm);
+  std::optional<cuda::PeerLinks> sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm,
+                                                const std::function<bool(const cuda::PeerLinks*)>& make);
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
   bool is_recorded(const StepShape& shape) const { return options_.graphs && shape.is_decode(); }

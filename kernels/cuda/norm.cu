@@ -138,7 +138,9 @@ struct SumOfPeers {
   class Reader {
    public:
     __device__ explicit Reader(const SumOfPeers& sum) : peers_(sum.links), sum_(sum) {}
-    __device__ void send(int64_t i) { peers_.push(i / 8, mine()[i / 8]); }
+    __device__ void send(int64_t i) {
+      if (!sum_.links.sent) peers_.push(i / 8, mine()[i / 8]);
+    }
     __device__ void sent() { peers_.empty_previous(); }
     __device__ Piece<bf16, 8> get(int64_t i) const {
       float v[8] = {};

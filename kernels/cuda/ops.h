@@ -39,12 +39,14 @@ void finish_qkv(const OpContext&, const QkvArgs& args, const View& qkv);
 // ---- matmul/ --------------------------------------------------------------------------------------------------------
 
 // y[i] = x[i] W^T (+ b), y [M, n] f32 or A; each value is rounded to `round_to` before it is stored. One expert only.
-void linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
+// peers: a sum of y over ranks by these links is next; true if y has been sent to them (PeerLinks::sent).
+bool linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to,
+            const PeerLinks* peers = nullptr);
 // The stages whole. The CUDA backend keeps act_routed in the order of its expert groups where that is faster; only
 // ffn_down reads it. y [T, D] A: this rank's part of the sum, rounded once (shared and routed added in float32). Of
 // ffn_down the route must be older than the kernel before it, as it is after ffn_up: it is read before that one's end.
 void ffn_up(const OpContext&, const FfnUpArgs&);
-void ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
+bool ffn_down(const OpContext&, const FfnDownArgs&, const View& y, const PeerLinks* peers = nullptr);
 // What serves them (matmul/dispatch.h): "generic", which nobody should time, "small_m", "cublaslt", "grouped".
 const char* linear_kernel_name(const LinearSpec&, DType x, int64_t n_rows);
 const char* ffn_kernel_name(const FfnUpArgs&);

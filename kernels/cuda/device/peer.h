@@ -13,6 +13,9 @@
 //   word = peers.part(r, i, mine);      // rank r's; for one's own rank mine[i]
 //   peers.finish(bytes);                // of one part; once, at the end
 //
+// The kernel before may push as well, as its results come (small_m.cu, PeerLinks::sent): it is younger than the last
+// exchange, and all that was said holds for its pushes as for those of the exchange itself.
+//
 // A block waits for what blocks of the other GPUs push, and may not keep its own GPU's blocks from pushing: a launch
 // has at most most_exchange_blocks(), so that all of them run at once, and no thread waits before it has pushed.
 #pragma once

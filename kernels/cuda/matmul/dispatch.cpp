@@ -78,19 +78,22 @@ const char* ffn_kernel_name(const FfnUpArgs& args) {
   return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.h.rows()));
 }
 
-void linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to,
+            const PeerLinks* peers) {
   const LinearSpec& spec = w.spec;
   const int64_t n_rows = x.elements() / spec.k;
   L4_CHECK(spec.n_experts == 1 && x.elements() == n_rows * spec.k && y.elements() == n_rows * spec.n, spec.name, ": [",
            spec.n, ", ", spec.k, "], input ", x.shape.str(), ", output ", y.shape.str());
-  if (n_rows == 0) return;
+  if (n_rows == 0) return false;
   switch (linear_kernel(spec, x.dtype, n_rows)) {
     case MatmulKernel::small_m:
-      return small_m_linear(ctx, x, w, y, round_to);
+      return small_m_linear(ctx, x, w, y, round_to, peers);
     case MatmulKernel::cublaslt:
-      return cublas_linear(ctx, x, w, y, round_to);
+      cublas_linear(ctx, x, w, y, round_to);
+      return false;
     default:
-      return generic_gemm(ctx, {.w = &w, .x = x, .y = y, .round_to = round_to});
+      generic_gemm(ctx, {.w = &w, .x = x, .y = y, .round_to = round_to});
+      return false;
   }
 }
 
@@ -106,15 +109,17 @@ void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   }
 }
 
-void ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
-  if (y.rows() == 0) return;
+bool ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y, const PeerLinks* peers) {
+  if (y.rows() == 0) return false;
   switch (ffn_kernel(ffn_shape(args), y.rows())) {
     case MatmulKernel::small_m:
-      return small_m_ffn_down(ctx, args, y);
+      return small_m_ffn_down(ctx, args, y, peers);
     case MatmulKernel::grouped:
-      return grouped_ffn_down(ctx, args, y);
+      grouped_ffn_down(ctx, args, y);
+      return false;
     default:
-      return generic_ffn_down(ctx, args, y);
+      generic_ffn_down(ctx, args, y);
+      return false;
   }
 }
 

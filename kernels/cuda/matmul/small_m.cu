@@ -39,6 +39,8 @@
 #include <climits>
 
 #include "kernels/cuda/device/math.h"
+#include "kernels/cuda/device/peer.h"
+#include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul/dispatch.h"
@@ -53,10 +55,10 @@
 namespace l4::cuda {
 
 namespace {
-constexpr int kWarps = 16;                         // that multiply; one more fetches
+constexpr int kWarps = 8;  // that multiply; one more fetches
 constexpr int kThreads = 32 * (kWarps + 1);
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kStageBytes = 32 << 10, kSlabBytes = 128;  // a slab: of a row
+constexpr int kSlabBytes = 128;  // of a row
 constexpr int kBuffers = 2;                        // of sums on their way from a tile's warps to the one that adds them
 constexpr int kQueue = 16;                         // items of a block that are known: more than fit a ring
 enum class Mode { linear, up, down };
@@ -70,18 +72,18 @@ struct Bf16Weights {
   }
 };
 
-// kColumns: groups of 8 tokens; a tile is kBlocks groups of 16 rows.
-template <class Weights_, int kColumns_, int kBlocks_, int kStages_>
+// Groups of 8 tokens, rows of a tile, slabs of a stage, stages of the ring.
+template <class Weights_, int kColumns_, int kTileRows_, int kSlabs_, int kStages_>
 struct Variant {
   using Weights = Weights_;
-  static constexpr int kColumns = kColumns_, kBlocks = kBlocks_, kStages = kStages_;
+  static constexpr int kColumns = kColumns_, kTileRows = kTileRows_, kSlabs = kSlabs_, kStages = kStages_;
   static_assert(kStages + 2 < kQueue);
-  static constexpr int kTileRows = 16 * kBlocks, kTokens = 8 * kColumns;
-  static constexpr int kPerLoad = Weights::kPerLoad;
-  static constexpr int kSlabs = kWarps / kBlocks, kSteps = 2 / kBlocks;  // of a stage; 16-byte loads of a lane and row
+  static constexpr int kTokens = 8 * kColumns, kPerLoad = Weights::kPerLoad;
   static constexpr int kSlabK = kSlabBytes / 16 * kPerLoad, kStageK = kSlabs * kSlabK;
-  static_assert(kSlabs * kTileRows * kSlabBytes == kStageBytes);
-  static constexpr int kParts = kColumns * kBlocks;  // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
+  static constexpr int kStageBytes = kSlabs * kTileRows * kSlabBytes;
+  static constexpr int kUnits = kSlabs / kWarps;  // slabs of a warp and stage
+  static constexpr int kBlocks = kTileRows / 16;         // of rows
+  static constexpr int kParts = kColumns * kBlocks;      // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
   static constexpr size_t kMeetingBytes = size_t(kBuffers) * kWarps * kParts * 32 * sizeof(float4);
   static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes + kMeetingBytes;
 };
@@ -106,6 +108,7 @@ struct Args {
   const float* bias = nullptr;
   void *y = nullptr, *y_routed = nullptr;
   bool y_is_f32 = false, round = false;
+  PeerLinks peers;  // of more than one rank: y is sent to them
   // items of work
   int pieces = 1;               // that a tile is cut into
   float4* parts = nullptr;      // [tiles][pieces][kParts][32]
@@ -271,8 +274,8 @@ struct Fetcher {
     const Place p = place<mode>(a, now.tile, now.begin);
     const bool routed = mode != Mode::linear && p.which >= 0;
     const int row = first_row<V, mode>(a, now.tile, p.which) + (routed ? s.chosen.expert[p.which] * a.routed.n : 0);
-    mbarrier_arrive_expect_tx(&s.full[at.stage], kStageBytes);
-    tensor_load(ring + at.stage * kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage], 0, row,
+    mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes);
+    tensor_load(ring + at.stage * V::kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage], 0, row,
                 p.stage * V::kSlabs);
     at.next();
     ++fetched;
@@ -297,67 +300,97 @@ struct Multiplier {
   const unsigned char* ring;
   float4* meeting;  // [kBuffers][kWarps][kParts][32]
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
-  const int slab = warp % V::kSlabs, half = V::kBlocks == 1 ? 0 : warp / V::kSlabs;
   Turn<V::kStages> at;
 
-  using X = uint32_t[V::kSteps][V::kColumns][V::kPerLoad / 2];
+  using X = uint32_t[V::kUnits][2][V::kColumns][V::kPerLoad / 2];  // of chunks 2 t and 2 t + 1 of each slab
 
-  // x of this warp's part of a stage: kPerLoad values at a time of the shared expert's input or of a chosen expert's.
-  __device__ void load_x(X& x, const Item& i, int stage) const {
-    const Place p = place<mode>(a, i.tile, stage);
+  // Where this lane's x of a stage lies, by columns: k that is left from there on, none where there is no token.
+  struct From {
+    const bf16* x[V::kColumns];
+    int left[V::kColumns];
+    int until;  // the stage of the tile with which another matrix begins
+  };
+  __device__ void find_x(From& f, int tile, int stage) const {
+    const Place p = place<mode>(a, tile, stage);
     const bool routed = mode != Mode::linear && p.which >= 0;
-    const int64_t k = routed ? a.routed.k : a.shared.k;
+    const int k = int(routed ? a.routed.k : a.shared.k);
+    const int first = p.stage * V::kStageK + warp * V::kSlabK + 2 * t * V::kPerLoad;
+    f.until = mode != Mode::down ? INT_MAX : stage - p.stage + (routed ? a.routed : a.shared).stages;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c) {
       const int token = 8 * c + g;
-      const bf16* from = a.x;
+      const bf16* x = a.x;
       int row = token < a.n_tokens ? token : -1;
       if (routed && row >= 0) {
         const int slot = s.chosen.slot[p.which][token];
-        if (mode == Mode::down) from = a.x_routed;
+        if (mode == Mode::down) x = a.x_routed;
         if (mode == Mode::down || slot < 0) row = slot;
       }
+      f.x[c] = x + int64_t(row) * k + first;
+      f.left[c] = row < 0 ? 0 : k - first;
+    }
+  }
+  // kPerLoad values at a time, and on to the next stage.
+  __device__ void load_x(X& x, From& f) const {
 #pragma unroll
-      for (int j = 0; j < V::kSteps; ++j) {
-        const int64_t first = int64_t(p.stage) * V::kStageK + slab * V::kSlabK + (2 * t + half + j) * V::kPerLoad;
-        const bool inside = row >= 0 && first < k;
+    for (int c = 0; c < V::kColumns; ++c) {
 #pragma unroll
-        for (int l = 0; l < V::kPerLoad / 8; ++l)
-          words(inside ? *reinterpret_cast<const uint4*>(from + row * k + first + 8 * l) : uint4{}, &x[j][c][4 * l]);
+      for (int u = 0; u < V::kUnits; ++u) {
+        constexpr int kNext = kWarps * V::kSlabK;
+        const bool inside = f.left[c] > u * kNext;
+#pragma unroll
+        for (int l = 0; l < 2 * V::kPerLoad / 8; ++l)
+          words(inside ? *reinterpret_cast<const uint4*>(f.x[c] + u * kNext + 8 * l) : uint4{},
+                &x[u][l * 8 / V::kPerLoad][c][l * 4 % (V::kPerLoad / 2)]);
       }
+      f.x[c] += V::kStageK;
+      f.left[c] -= V::kStageK;
     }
   }
   __device__ static void words(const uint4& v, uint32_t* to) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
   }
 
-  __device__ void multiply(float (&sums)[V::kBlocks][V::kColumns][4], const X& x) const {
-    const unsigned char* unit = ring + at.stage * kStageBytes + (slab * V::kTileRows + g) * kSlabBytes;
+  // Units have sums of their own: a chain of products is half as long.
+  using Sums = float[V::kUnits][V::kBlocks][V::kColumns][4];
+
+  __device__ void multiply(Sums& sums, const X& x) const {
 #pragma unroll
-    for (int b = 0; b < V::kBlocks; ++b)
+    for (int u = 0; u < V::kUnits; ++u) {
+      const unsigned char* slab =
+          ring + at.stage * V::kStageBytes + ((warp + u * kWarps) * V::kTileRows + g) * kSlabBytes;
 #pragma unroll
-      for (int j = 0; j < V::kSteps; ++j) {
-        const unsigned char* chunk = unit + 16 * b * kSlabBytes + ((2 * t + half + j) ^ g) * 16;  // Swizzle::bytes128
-        uint32_t low[4], high[4];
-        words(*reinterpret_cast<const uint4*>(chunk), low);
-        words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
+      for (int b = 0; b < V::kBlocks; ++b)
 #pragma unroll
-        for (int q = 0; q < V::kPerLoad / 4; ++q) {
-          uint32_t w[4];
-          V::Weights::operand(low, high, q, w);
+        for (int j = 0; j < 2; ++j) {
+          const unsigned char* chunk = slab + 16 * b * kSlabBytes + ((2 * t + j) ^ g) * 16;  // Swizzle::bytes128
+          uint32_t low[4], high[4];
+          words(*reinterpret_cast<const uint4*>(chunk), low);
+          words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
 #pragma unroll
-          for (int c = 0; c < V::kColumns; ++c) mma_m16n8k16(sums[b][c], w, {x[j][c][2 * q], x[j][c][2 * q + 1]});
+          for (int q = 0; q < V::kPerLoad / 4; ++q) {
+            uint32_t w[4];
+            V::Weights::operand(low, high, q, w);
+#pragma unroll
+            for (int c = 0; c < V::kColumns; ++c)
+              mma_m16n8k16(sums[u][b][c], w, {x[u][j][c][2 * q], x[u][j][c][2 * q + 1]});
+          }
         }
-      }
+    }
   }
 
   // ---- the end of a tile
 
-  // Output i of token and row of the tile: v[0], v[1] are row g of 16 with tokens 2 t, 2 t + 1, v[2], v[3] row g + 8.
-  __device__ void store(int tile, int part, const float (&v)[4]) const {
+  // By a whole warp: v[0], v[1] are row g of 16 with tokens 2 t, 2 t + 1, v[2], v[3] row g + 8.
+  __device__ void store(int tile, int part, float (&v)[4]) const {
     const int which = place<mode>(a, tile, 0).which;
     const Matrix& m = mode == Mode::up && which >= 0 ? a.routed : a.shared;
     const int row = first_row<V, mode>(a, tile, which) + 16 * (part / V::kColumns) + g;
+    if (mode != Mode::up && a.bias) {
+      for (int i = 0; i < 4; ++i)
+        if (row + i / 2 * 8 < m.n) v[i] += a.bias[row + i / 2 * 8];
+    }
+    if (mode != Mode::up && a.peers.size > 1) send(part, row, v);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int token = 8 * (part % V::kColumns) + 2 * t + i;
@@ -372,18 +405,33 @@ struct Multiplier {
             rounded<bf16>(round_to<bf16>(silu(round_to<bf16>(v[i] * score))) * round_to<bf16>(v[i + 2] * score));
       } else {
         write(token, row, v[i]);
-        write(token, row + 8, v[i + 2]);
+        if (V::kTileRows > 8) write(token, row + 8, v[i + 2]);
       }
     }
   }
   __device__ void write(int token, int row, float v) const {
     if (row >= a.shared.n) return;
-    if (a.bias) v += a.bias[row];
     const int64_t to = int64_t(token) * a.shared.n + row;
     if (a.y_is_f32)
       static_cast<float*>(a.y)[to] = a.round ? round_to<bf16>(v) : v;
     else
       static_cast<bf16*>(a.y)[to] = rounded<bf16>(v);
+  }
+
+  // To the other ranks' inboxes of the sum that comes next, two rows a word: so their parts are there when it begins, or
+  // nearly. The exchange before it has ended: it is older than this kernel's predecessor, or that itself.
+  __device__ void send(int part, int row, const float (&v)[4]) const {
+    PeerExchange peers(a.peers);
+    float next[4];  // row + 1
+#pragma unroll
+    for (int i = 0; i < 4; ++i) next[i] = __shfl_down_sync(kAllLanes, v[i], 4);
+    if (g % 2) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int token = 8 * (part % V::kColumns) + 2 * t + i % 2, first = row + i / 2 * 8;
+      if (token < a.n_tokens && first < a.shared.n)
+        peers.push((int64_t(token) * a.shared.n + first) / 2, narrow(v[i], next[i]));
+    }
   }
 
   __device__ static void add(float (&v)[4], const float4& w) {
@@ -409,14 +457,18 @@ struct Multiplier {
   }
 
   // Hands the warp's sums over. Each part's are added by another warp each time.
-  __device__ void end_item(const float (&sums)[V::kBlocks][V::kColumns][4], const Item& i, int turn) {
+  __device__ void end_item(const Sums& sums, const Item& i, int turn) {
     const int buffer = turn % kBuffers;
     const uint32_t parity = turn / kBuffers % 2;
     mbarrier_wait(&s.taken[buffer], parity ^ 1);
     float4* from = meeting + buffer * kWarps * V::kParts * 32 + lane;
 #pragma unroll
     for (int p = 0; p < V::kParts; ++p) {
-      const float(&v)[4] = sums[p / V::kColumns][p % V::kColumns];
+      float v[4] = {};
+#pragma unroll
+      for (int u = 0; u < V::kUnits; ++u)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v[j] += sums[u][p / V::kColumns][p % V::kColumns][j];
       from[(warp * V::kParts + p) * 32] = make_float4(v[0], v[1], v[2], v[3]);
     }
     __syncwarp();
@@ -438,13 +490,19 @@ struct Multiplier {
       const int index = s.queue[turn % kQueue];
       if (index == kNone) return;
       const Item i = item(s.work, index);
-      float sums[V::kBlocks][V::kColumns][4] = {};
+      Sums sums = {};
       X x, next;
-      load_x(next, i, i.begin);
+      From from;
+      find_x(from, i.tile, i.begin);
+      load_x(next, from);
+#pragma unroll 2
       for (int stage = i.begin; stage < i.end; ++stage) {
 #pragma unroll
-        for (int w = 0; w < int(sizeof(X) / sizeof(uint32_t)); ++w) (&x[0][0][0])[w] = (&next[0][0][0])[w];
-        if (stage + 1 < i.end) load_x(next, i, stage + 1);
+        for (int w = 0; w < int(sizeof(X) / sizeof(uint32_t)); ++w) (&x[0][0][0][0])[w] = (&next[0][0][0][0])[w];
+        if (stage + 1 < i.end) {
+          if (stage + 1 == from.until) find_x(from, i.tile, stage + 1);
+          load_x(next, from);
+        }
         if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
         multiply(sums, x);
         __syncwarp();
@@ -463,13 +521,14 @@ struct Multiplier {
       if (bytes <= kMost && i < bytes)
         s.touched[lane] = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
     };
+    if (a.peers.size > 1) s.touched[lane] = a.peers.state->inbox;
     all(a.x, a.n_tokens * a.shared.k);
     if (mode == Mode::down && a.n_slots > 0) all(a.x_routed, a.n_slots * a.routed.k);
   }
 };
 
 template <class V, Mode mode>
-__global__ void __launch_bounds__(V::kColumns == 1 ? 1024 : kThreads, 1)  // 1024: at most 64 registers
+__global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a block of norm.cu on each quarter of the SM
     small_m_kernel(const __grid_constant__ Args a) {
   __shared__ Shared<V> s;
   unsigned char* ring = dynamic_shared();
@@ -507,7 +566,7 @@ __global__ void __launch_bounds__(V::kColumns == 1 ? 1024 : kThreads, 1)  // 102
   }
   __syncthreads();
   wait_for_predecessor();
-  Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + V::kStages * kStageBytes)};
+  Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + V::kStages * V::kStageBytes)};
   if (!fetches) multiplier.touch();
   if constexpr (mode == Mode::up) {
     if (fetches) {
@@ -525,9 +584,9 @@ __global__ void __launch_bounds__(V::kColumns == 1 ? 1024 : kThreads, 1)  // 102
 // ---- host
 
 // More than half of an SM's shared memory each: two blocks on one SM would leave another without any.
-using Few = Variant<Bf16Weights, 1, 1, 6>;    // 1..4 tokens: stages of 16 x 1024
-using Eight = Variant<Bf16Weights, 1, 2, 5>;  // 5..8: 32 x 512, which halves the reads of x
-using Sixteen = Variant<Bf16Weights, 2, 2, 4>;
+using Few = Variant<Bf16Weights, 1, 16, 16, 6>;    // 1..4 tokens: stages of 16 x 1024, 32 KB
+using Eight = Variant<Bf16Weights, 1, 32, 8, 6>;     // 5..8: 32 x 512, so that x is read once for 32 rows
+using Sixteen = Variant<Bf16Weights, 2, 32, 8, 5>;
 
 template <class V>
 Matrix matrix(const PackedWeight& w) {
@@ -596,7 +655,8 @@ void take_route(Args& a, const Route& route, int64_t first_expert, const PackedW
 }
 }  // namespace
 
-void small_m_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+bool small_m_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to,
+                    const PeerLinks* peers) {
   Args a;
   a.x = data<bf16>(x);
   a.n_tokens = int(x.elements() / w.spec.k);
@@ -604,7 +664,9 @@ void small_m_linear(const OpContext& ctx, const View& x, const PackedWeight& w, 
   a.y_is_f32 = y.dtype == DType::f32;
   a.y = a.y_is_f32 ? static_cast<void*>(data<float>(y)) : data<bf16>(y);
   a.round = round_to == DType::bf16;
+  if (peers && y.dtype == DType::bf16) a.peers = *peers;
   start<Mode::linear>(ctx, a, w, nullptr);
+  return a.peers.size > 1;
 }
 
 void small_m_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
@@ -619,7 +681,7 @@ void small_m_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   start<Mode::up>(ctx, a, *args.shared, args.experts);
 }
 
-void small_m_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
+bool small_m_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y, const PeerLinks* peers) {
   Args a;
   a.x = data<bf16>(args.act_shared);
   a.n_tokens = int(y.rows());
@@ -628,7 +690,9 @@ void small_m_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View&
     a.x_routed = data<bf16>(args.act_routed);
     take_route(a, args.route, args.first_expert, *args.experts);
   }
+  if (peers) a.peers = *peers;
   start<Mode::down>(ctx, a, *args.shared, args.experts);
+  return a.peers.size > 1;
 }
 
 }  // namespace l4::cuda

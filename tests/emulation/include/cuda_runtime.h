@@ -13,12 +13,14 @@
 
 #undef __noinline__
 #undef __launch_bounds__
+#undef __maxnreg__
 #undef __grid_constant__
 #undef __shared__
 #undef __constant__
 #undef __managed__
 #define __noinline__ noinline
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 #define __grid_constant__
 #define __shared__ static thread_local
 #define __constant__

@@ -1,7 +1,7 @@
 // Sums and gathers among GPUs; under emulation two threads play two GPUs.
 #include <thread>
 
-#include "kernels/cuda/gpu_testing.h"
+#include "kernels/cuda/matmul_testing.h"
 #include "kernels/cuda/peer_comm.h"
 
 using namespace l4;
@@ -57,6 +57,44 @@ TEST_CASE("cuda peers: sums are by rank, rounded once, the same on every rank; e
           FAIL(cat("element ", i, ": ", got[0].at(i), " and ", got[1].at(i), ", wanted ", sum));
       }
     }
+}
+
+TEST_CASE("cuda peers: a product sends its part itself, and the residual has the sum") {
+  Pair pair;
+  for (GpuMachine* gpu : pair.of) gpu->gpu.n_sms = 64;  // a quarter of them at most exchange, one a row
+  for (int64_t m : {1, 3, 7, 12}) {
+    CAPTURE(m);
+    Numbers numbers{uint64_t(m)};
+    ThreadPool pool(1);
+    const int64_t n = 264, k = 128;
+    std::optional<GpuWeights> weights[kRanks];
+    const Values x = numbers.tensor(DType::bf16, {m, n});
+    Values in[kRanks] = {numbers.tensor(DType::bf16, {m, k}), numbers.tensor(DType::bf16, {m, k})};
+    for (int rank = 0; rank < kRanks; ++rank) {
+      L4_CUDA(cudaSetDevice(rank));
+      weights[rank].emplace(*pair.of[rank], pool, numbers, LinearSpec{.name = "w", .n = n, .k = k, .bias = rank == 0});
+    }
+    Values parts[kRanks] = {Values(DType::bf16, {m, n}), Values(DType::bf16, {m, n})}, got[kRanks] = {x, x};
+    for (int repeat = 0; repeat < 4; ++repeat)  // every inbox
+      pair.on_both([&](int rank, GpuMachine& gpu, Comm& comm) {
+        const View input = gpu.upload(in[rank].view), sum = gpu.upload(x.view), y = gpu.empty(DType::bf16, {m, n});
+        gpu.run([&](const cuda::OpContext& ctx) {
+          std::optional<cuda::PeerLinks> links = cuda::links_for(comm, y);
+          REQUIRE(links);
+          links->sent = cuda::linear(ctx, input, weights[rank]->device, y, DType::bf16, &*links);
+          CHECK(links->sent);
+          cuda::add_residual(ctx, y, sum, &*links);
+        });
+        gpu.read(parts[rank].view, y);
+        gpu.read(got[rank].view, sum);
+      });
+    for (int64_t i = 0; i < m * n; ++i) {
+      const float sum = round_bf16(float(parts[0].at(i)) + float(parts[1].at(i)));
+      const float want = round_bf16(float(x.at(i)) + sum);
+      if (got[0].at(i) != want || got[1].at(i) != want)
+        FAIL(cat("element ", i, ": ", got[0].at(i), " and ", got[1].at(i), ", wanted ", want));
+    }
+  }
 }
 
 TEST_CASE("cuda peers: gathers keep the ranks' order") {
