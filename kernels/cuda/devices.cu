@@ -7,7 +7,7 @@
 namespace l4 {
 
 CudaDevices list_cuda_devices() {
-  // Kernels are loaded when a device is first used, not each at its first launch: in the middle of a recording, or
+  // Our kernels are loaded when a device is first used, not each at its first launch: in the middle of a recording, or
   // while one GPU waits for another's part of a sum, loading could wait for ever.
   ::setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
   CudaDevices found;

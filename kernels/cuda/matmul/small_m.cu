@@ -3,17 +3,17 @@
 // 8 rows.
 //
 // Two roles. One warp fetches, with the copy engine: stages of 32 KB, 16 or 32 rows of the weights by 1024 or 512 columns, into
-// a ring that is filled before wait_for_predecessor(): 192 KB a multiprocessor, 8 us of streaming on the whole device, while
-// small kernels before this one work. 16 warps multiply, each a sixteenth of every stage: 190 instructions for 2 KB became 60,
-// and what they wait for (x, each other at the end of a tile) no longer holds up the fetching, as long as the ring lasts.
+// a ring that is filled before wait_for_predecessor(): 192 KB a multiprocessor, 6 to 8 us of streaming on the whole device,
+// while small kernels before this one work. Eight warps multiply, each an eighth of every stage, 120 instructions for 4 KB;
+// what they wait for (x, each other at the end of a tile) does not hold up the fetching, as long as the ring lasts.
 //
-// Operands. A stage lies in slabs of 128 bytes of every row, swizzled. A warp of `Few` has a slab's 16 rows (the m16 of
-// mma.m16n8k16; tokens are its n8), a warp of the others half of a slab's 32 rows. A lane's 16-byte loads are rows g, g + 8
-// (g = lane / 4) and chunks 2 t, 2 t + 1 (t = lane % 4), each 8 values of k at the places where the instruction wants
-// k = 2t, 2t + 1, 2t + 8, 2t + 9, and again; x is loaded with the same permutation, which the sum does not see. Eight lanes
-// of two rows so meet eight different chunks: no shuffle, no transposition, no bank twice. x comes through L1, a stage ahead.
+// Operands. A stage lies in slabs of 128 bytes of every row, swizzled. A warp has two slabs of 16 rows (the m16 of
+// mma.m16n8k16; tokens are its n8), or one of 32. A lane's 16-byte loads are rows g, g + 8 (g = lane / 4) and chunks 2 t,
+// 2 t + 1 (t = lane % 4), each 8 values of k at the places where the instruction wants k = 2t, 2t + 1, 2t + 8, 2t + 9, and
+// again; x is loaded with the same permutation, which the sum does not see. Eight lanes of two rows so meet eight different
+// chunks: no shuffle, no transposition, no bank twice. x comes through L1, a stage ahead.
 //
-// Items. Tiles of 16 kBlocks rows over all of k are the items of work. Equal shares do not end together: of 132 multiprocessors
+// Items. Tiles of 16 or 32 rows over all of k are the items of work. Equal shares do not end together: of 132 multiprocessors
 // the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw items (Work below). Neighbouring
 // tiles are read at the same time. At the end of a tile the warps' sums meet in shared memory, and one warp after another
 // adds them, while the others go on. Where there are hardly more tiles than blocks, tiles are cut along k: each piece's part
@@ -29,12 +29,13 @@
 // in the mean, which in a sum over k of random signs is 0.16 % of the output's own size: as large as the output's
 // rounding.
 //
-// One block a multiprocessor: two that met on one, with another left empty, took 1.4 times as long. 64 registers (up to 8 rows)
-// leave room for a small kernel's block beside it. The successor is let in when the last stage has been asked for.
+// One block a multiprocessor: two that met on one, with another left empty, took 1.4 times as long. The successor is let in
+// when the last stage has been asked for. What is to be summed over ranks is sent to them at the end of each tile.
 //
 // Not chosen: weights in registers instead of the ring (a ring position must be a constant there, so the end of a tile is
 // unrolled with it). Lost (NOTES.md has the figures): every warp its own ring by cp.async, which kept 16 warps busy with
-// addresses; two blocks a multiprocessor; equal runs of units a block (stream-K) or equal numbers of tiles; every tile in pieces.
+// addresses; two blocks a multiprocessor; equal runs of units a block (stream-K) or equal numbers of tiles; every tile in
+// pieces; tiles of 8 rows; weights to L2 when the ring is full.
 #include <algorithm>
 #include <climits>
 
@@ -244,8 +245,8 @@ struct Fetcher {
   // How much of the work is known. The shared expert's part is before the route.
   enum class Known { shared, all };
 
-  // Fetches until `most` stages have been asked for, or what is known is at its end. Nothing is drawn before the
-  // predecessor has ended, with which the tickets are shared.
+  // Fetches until `most` stages have been asked for, or what is known is at its end. may_draw: the predecessor, with which the
+  // tickets are shared, has ended.
   __device__ void until(int most, Known known, bool may_draw) {
     while (!ended && fetched < most) {
       if (open && now.begin == now.end) open = false, ++turn;
@@ -254,8 +255,9 @@ struct Fetcher {
         if (mode == Mode::up && known == Known::shared &&
             int(blockIdx.x) + turn * int(gridDim.x) >= a.shared.tiles * s.work.pieces)
           return;
-        const int n = n_items(), i = n_given() < n || turn < s.work.turns ? index() : kNone;
-        if (i >= n) return end(i == n + int(gridDim.x) - 1);
+        const bool draw = turn >= s.work.turns;
+        const int n = n_items(), i = draw && n <= n_given() ? kNone : index();
+        if (i >= n) return end(draw && i == n + int(gridDim.x) - 1, may_draw);
         now = item(s.work, i);
         if (mode == Mode::down && known == Known::shared) now.end = INT_MAX;  // not known yet
         open = true;
@@ -281,10 +283,10 @@ struct Fetcher {
     ++fetched;
   }
   // A block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
-  __device__ void end(bool last_ticket) {
+  __device__ void end(bool last_ticket, bool has_waited) {
     ended = true;
     if (last_ticket) *a.ticket = 0;
-    let_successor_start();
+    if (has_waited) let_successor_start();
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
     s.queue[turn % kQueue] = kNone;
     mbarrier_arrive(&s.full[at.stage]);
@@ -575,10 +577,12 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
     }
     __syncthreads();
   }
-  if (!fetches)
+  if (!fetches) {
     multiplier.run();
-  else if (one)
+  } else if (one) {
+    if (fetcher.ended) let_successor_start();
     fetcher.until(INT_MAX, Fetch::Known::all, true);
+  }
 }
 
 // ---- host
