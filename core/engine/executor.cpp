@@ -239,6 +239,7 @@ struct Executor::Impl {
       w.pixels =
           tensor(*w.backend, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles), "the encoder's input");
     }
+    if (&w == &last()) w.backend->prepare_sampling(text.vocab);
     // On the CPU scratch depends on the number of threads, which the plan does not know.
     const uint64_t bytes = options.gpus.empty() ? activation_bytes(config, options, *w.backend, w.shard, plan)
                                                 : plans[size_t(w.shard.rank)].activation_bytes;
@@ -325,7 +326,9 @@ MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options
   const bool on_gpu = !options.gpus.empty();
   const auto backend = on_gpu ? make_cuda_backend(kNoCudaDevice, cuda_options(config, options)) : make_cpu_backend(1);
   plan.activation_bytes = activation_bytes(config, options, *backend, shard, weights);
-  if (on_gpu) plan.runtime_bytes = kGpuRuntimeBytes + (options.topology.world() > 1 ? kNcclBytes : 0);
+  if (on_gpu)  // of sampling every rank, for which one does it need not be known here
+    plan.runtime_bytes = kGpuRuntimeBytes + (options.topology.world() > 1 ? kNcclBytes : 0) +
+                         backend->sampling_bytes(config.text.vocab);
   return plan;
 }
 

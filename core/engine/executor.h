@@ -69,7 +69,7 @@ struct MemoryPlan {
   uint64_t weight_bytes = 0, kv_bytes = 0;
   uint64_t encoder_bytes = 0;     // the encoder cache and its input
   uint64_t activation_bytes = 0;  // of the largest step, as its backend takes them
-  uint64_t runtime_bytes = 0;     // on GPUs, about: what libraries, graphs and rounding to pages take
+  uint64_t runtime_bytes = 0;     // on GPUs, about: what libraries, graphs, sampling and rounding to pages take
   uint64_t total() const { return weight_bytes + kv_bytes + encoder_bytes + activation_bytes + runtime_bytes; }
 };
 MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredDType& stored);

@@ -70,6 +70,9 @@ class Backend {
   virtual void ffn_up(const FfnUpArgs&) = 0;
   virtual void ffn_down(const FfnDownArgs&) = 0;
   virtual void head(const HeadArgs&) = 0;
+  // What sample() keeps on the device; it is taken at the first choice if not before.
+  virtual uint64_t sampling_bytes(int64_t /*vocab*/) const { return 0; }
+  virtual void prepare_sampling(int64_t /*vocab*/) {}
   // One choice a row of logits [n, V] f32. A row that holds NaN gives Error{internal} naming it.
   virtual std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) = 0;
   // How long the device worked on the last step, by its own clock: from begin_step() to the end of what was issued

@@ -284,13 +284,19 @@ void CudaBackend::head(const HeadArgs& args) {
                               width, width, size_t(n_out), cudaMemcpyDeviceToDevice, gpu_.stream));
 }
 
+uint64_t CudaBackend::sampling_bytes(int64_t vocab) const {
+  return Sampler::device_bytes(rows_sampled_at_once(), vocab);
+}
+void CudaBackend::prepare_sampling(int64_t vocab) {
+  make_current();
+  if (!sampler_) sampler_ = std::make_unique<Sampler>(gpu_, rows_sampled_at_once(), vocab);
+}
+
 std::vector<TokenChoice> CudaBackend::sample(const View& logits, std::span<const SamplingRow> rows) {
   if (rows.empty()) return {};
   make_current();
   L4_CHECK(logits.rows() == int64_t(rows.size()), logits.rows(), " rows of logits, ", rows.size(), " of parameters");
-  constexpr int64_t kRowsAtOnce = 64;  // of 0.22 MB each, with Scout's vocabulary
-  if (!sampler_)
-    sampler_ = std::make_unique<Sampler>(gpu_, std::min(options_.max_out_rows, kRowsAtOnce), logits.cols());
+  prepare_sampling(logits.cols());
   std::vector<TokenChoice> choices = sampler_->sample(logits, rows);
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return choices;

@@ -7,6 +7,7 @@
 // one.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <set>
 
@@ -53,6 +54,8 @@ class CudaBackend : public Backend {
   void ffn_up(const FfnUpArgs&) override;
   void ffn_down(const FfnDownArgs&) override;
   void head(const HeadArgs&) override;
+  uint64_t sampling_bytes(int64_t vocab) const override;
+  void prepare_sampling(int64_t vocab) override;
   std::vector<TokenChoice> sample(const View& logits, std::span<const SamplingRow> rows) override;
   std::optional<double> step_seconds() override;
   void experts_in_turn(const Route& route, int64_t n_experts) override;
@@ -80,6 +83,7 @@ class CudaBackend : public Backend {
                                                 const std::function<bool(const cuda::PeerLinks*)>& make);
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
+  int64_t rows_sampled_at_once() const { return std::min<int64_t>(options_.max_out_rows, 64); }  // of 0.22 MB each
   bool is_recorded(const StepShape& shape) const { return options_.graphs && shape.is_decode(); }
 
   const CudaOptions options_;
