@@ -47,7 +47,8 @@ std::vector<StepPlan> steps_to_measure(const ExecutorOptions& o) {
 }
 
 CudaOptions cuda_options(const ModelConfig& config, const ExecutorOptions& o) {
-  return {o.max_step_rows, o.max_out_rows, o.kv_pages[0] + o.kv_pages[1], kv_page_tokens(config.text), o.cuda_graphs};
+  return {o.max_step_rows, o.max_out_rows, o.kv_pages[0] + o.kv_pages[1], kv_page_tokens(config.text), o.cuda_graphs,
+          o.fast_kernels_only};
 }
 
 // cuBLASLt's workspace, kernels' code, graphs, allocations rounded to 2 MB; with several ranks also NCCL's buffers.
@@ -325,7 +326,11 @@ MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options
                          View{nullptr, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles)}.bytes();
   const bool on_gpu = !options.gpus.empty();
   const auto backend = on_gpu ? make_cuda_backend(kNoCudaDevice, cuda_options(config, options)) : make_cpu_backend(1);
-  plan.activation_bytes = activation_bytes(config, options, *backend, shard, weights);
+  try {
+    plan.activation_bytes = activation_bytes(config, options, *backend, shard, weights);
+  } catch (const Error& e) {
+    throw Error(e.kind(), cat(config.source, ": ", e.message()));
+  }
   if (on_gpu)  // of sampling every rank, for which one does it need not be known here
     plan.runtime_bytes = kGpuRuntimeBytes + (options.topology.world() > 1 ? kNcclBytes : 0) +
                          backend->sampling_bytes(config.text.vocab);

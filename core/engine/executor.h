@@ -29,6 +29,7 @@ struct ExecutorOptions {
   int64_t max_step_tiles = 0;                     // tiles encoded at once
   int64_t encoder_rows = 0;                       // rows of the encoder cache (image features waiting to be used)
   bool round_robin_experts = false;               // for measuring: see Backend
+  bool fast_kernels_only = false;                 // for measuring: Error{unsupported} where a GPU would use generic ones
   // From the loading threads, now and then; calls do not overlap.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;
 };

@@ -113,6 +113,7 @@ struct CudaOptions {
   int64_t max_table_pages = 0;  // page tables of all spans of both kinds together
   int64_t page_tokens = 1;
   bool graphs = true;  // record decode steps and replay them
+  bool fast_only = false;  // measuring runs refuse what generic kernels would serve, Error{unsupported}
 };
 // A backend without a device: only measuring runs and packed_bytes(), on any machine that has the CUDA build.
 constexpr int kNoCudaDevice = -1;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "dist/comm.h"
 #include "kernels/cuda/copy_pages.h"
@@ -209,7 +210,15 @@ void CudaBackend::norm(const NormArgs& args) {
            args.h);
 }
 
+template <class Args>
+void CudaBackend::refuse_generic(const char* stage, const Args& args, int64_t n_rows) const {
+  if (options_.fast_only && args.work->measuring() && kernel_of(args).find("generic") != std::string::npos)
+    fail(ErrorKind::unsupported, stage, " of ", n_rows, n_rows == 1 ? " row" : " rows",
+         " runs on the generic path, which is right for any shape and slow; it is not timed");
+}
+
 void CudaBackend::qkv(const QkvArgs& args) {
+  refuse_generic("qkv", args, args.h.rows());
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
   View qkv = scratch.take(args.h.dtype, {args.h.rows(), args.w->spec.n});
@@ -218,6 +227,7 @@ void CudaBackend::qkv(const QkvArgs& args) {
 }
 
 void CudaBackend::attention(const AttentionArgs& args) {
+  refuse_generic("attention", args, args.q.shape[0]);
   paged_attention(context(args.work), args);
 }
 
@@ -237,6 +247,7 @@ std::optional<PeerLinks> CudaBackend::sum_over_ranks(const OpContext& ctx, const
 }
 
 void CudaBackend::attn_out(const AttnOutArgs& args) {
+  refuse_generic("attn_out", args, args.x.rows());
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
@@ -248,10 +259,12 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
 }
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
+  refuse_generic("ffn_up", args, args.h.rows());
   cuda::ffn_up(context(args.work), args);
 }
 
 void CudaBackend::ffn_down(const FfnDownArgs& args) {
+  refuse_generic("ffn_down", args, args.x.rows());
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
@@ -265,6 +278,7 @@ void CudaBackend::ffn_down(const FfnDownArgs& args) {
 }
 
 void CudaBackend::head(const HeadArgs& args) {
+  refuse_generic("head", args, args.h.rows());
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
   const int64_t n_out = args.h.rows(), v_local = args.w->spec.n, ranks = args.comm->size();

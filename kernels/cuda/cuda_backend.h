@@ -83,6 +83,8 @@ class CudaBackend : public Backend {
                                                 const std::function<bool(const cuda::PeerLinks*)>& make);
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
+  template <class Args>
+  void refuse_generic(const char* stage, const Args& args, int64_t n_rows) const;
   int64_t rows_sampled_at_once() const { return std::min<int64_t>(options_.max_out_rows, 64); }  // of 0.22 MB each
   bool is_recorded(const StepShape& shape) const { return options_.graphs && shape.is_decode(); }
 

@@ -197,6 +197,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   e.dtype = options_.dtype.value_or(model.config.weights_dtype == "float32" ? DType::f32 : DType::bf16);
   e.cpu_threads = options_.threads.value_or(0);
   e.round_robin_experts = options_.round_robin_experts;
+  e.fast_kernels_only = true;
   sizes.seed = options_.synthetic.seed;
   tools::ProgressLine progress;
   const char* what = options_.synthetic.on ? "making weights" : "loading";

@@ -5,7 +5,6 @@
 #include <random>
 #include <set>
 
-#include "model/text_model.h"
 #include "model/kv_cache.h"
 #include "model/text_model.h"
 #include "tools/bench/ceilings.h"

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/gpu_testing.h"
 #include "model/config.h"
+#include "model/synthetic.h"
 #include "support/golden_model.h"
 #include "support/one_sequence.h"
 #include "support/test.h"
@@ -120,6 +121,31 @@ TEST_CASE("cuda runtime: two GPUs give what one gives, recorded or not") {
     if (!c.golden.bf16_logits.values.empty())
       CHECK(relative_distance(recorded, run(*c.model(DType::bf16, {0}), ids, 37, decode_from)) < 1.5 * c.golden.bf16_distance);
   }
+}
+
+TEST_CASE("cuda runtime: where speed is asked for, a model that only generic kernels serve is refused by name") {
+  Case c("scout");  // heads of 16
+  ExecutorOptions options;
+  options.gpus = {0};
+  options.max_step_rows = options.max_out_rows = 1;
+  options.kv_pages[0] = options.kv_pages[1] = 1;
+  options.fast_kernels_only = true;
+  const std::string message =
+      error_of([&] { plan_memory(c.config, options, 0, [](const std::string&) { return DType::bf16; }); });
+  CHECK(message.find(c.config.source + ": ") == 0);
+  CHECK(message.find(" of 1 row runs on the generic path") != std::string::npos);
+
+  options.max_step_rows = 8192;
+  options.max_out_rows = 256;
+  for (const char* name : {"scout", "maverick"})
+    for (const int ranks : {1, 2, 4, 8}) {
+      CAPTURE(name);
+      CAPTURE(ranks);
+      options.topology.tp = ranks;
+      options.gpus.assign(size_t(ranks), 0);
+      const ModelConfig config = synthetic_config(name);
+      CHECK(plan_memory(config, options, 0, [](const std::string&) { return DType::bf16; }).activation_bytes > 0);
+    }
 }
 
 TEST_CASE("cuda runtime: a model that does not fit a GPU is refused with what it needs") {
