@@ -172,7 +172,7 @@ struct Shared {
   int queue[kQueue];                             // the block's items, by their turn
   Work work;
   Chosen<V::kTokens> chosen;
-  uint32_t touched[32];
+  uint32_t touched[32 * kWarps];
 };
 
 // A piece of a tile: stages [begin, end) of it.
@@ -521,9 +521,9 @@ struct Multiplier {
     auto all = [&](const bf16* from, int64_t n) {
       const int64_t bytes = n * int64_t(sizeof(bf16)), i = int64_t(threadIdx.x) * kLine;
       if (bytes <= kMost && i < bytes)
-        s.touched[lane] = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
+        s.touched[threadIdx.x] = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
     };
-    if (a.peers.size > 1) s.touched[lane] = a.peers.state->inbox;
+    if (a.peers.size > 1) s.touched[threadIdx.x] = a.peers.state->inbox;
     all(a.x, a.n_tokens * a.shared.k);
     if (mode == Mode::down && a.n_slots > 0) all(a.x_routed, a.n_slots * a.routed.k);
   }
