@@ -299,7 +299,7 @@ struct Executor::Impl {
       });
     on_all_ranks([&](Worker& w) {
       if (!prepare) begin(w);
-      w.logits = w.backend->run_step(step, [&] { return issue(w, traced(w)); }, anew);
+      w.logits = w.backend->run_step(shape, [&] { return issue(w, traced(w)); }, anew);
     });
   }
 

@@ -55,7 +55,7 @@ class Backend {
   // record the stages of a decode step and replay them, without calling `issue`, for later steps with as many rows and
   // outputs. So those of a decode step must depend on these two numbers alone: the same arguments, the same memory.
   // `anew`: nothing is recorded or replayed (traces).
-  virtual View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) = 0;
+  virtual View run_step(const StepShape& step, const std::function<View()>& issue, bool anew) = 0;
   // With several ranks, all of them prepare a step of a new shape, after begin_step(), before any runs it. Kernels of a rank
   // wait for the other ranks' kernels, whose hosts may not be held up meanwhile: starting a kernel for the first time, as
   // allocating, can wait for the host's own device and keep the other hosts waiting too. `issue` is as above, of a run

@@ -61,7 +61,7 @@ void CpuBackend::load(const View& to, const void* host, const MappedFile&) {
 // ---- a step ---------------------------------------------------------------------------------------------------------
 
 void CpuBackend::begin_step(const StepPlan&) {}  // the plan is in this memory already
-View CpuBackend::run_step(const StepPlan&, const std::function<View()>& issue, bool) {
+View CpuBackend::run_step(const StepShape&, const std::function<View()>& issue, bool) {
   return issue();
 }
 

@@ -29,7 +29,7 @@ class CpuBackend : public Backend {
   void finish_loading() override {}
 
   void begin_step(const StepPlan& step) override;
-  View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) override;
+  View run_step(const StepShape& step, const std::function<View()>& issue, bool anew) override;
   void embed(const EmbedArgs&) override;
   void norm(const NormArgs&) override;
   void qkv(const QkvArgs&) override;

@@ -16,6 +16,7 @@
 #include "dist/comm.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device/math.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/products.h"

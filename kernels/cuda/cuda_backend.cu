@@ -155,14 +155,14 @@ void CudaBackend::begin_step(const StepPlan& step) {
     gpu_.step = step_->upload(step, gpu_.stream);
     return;
   }
+  const StepShape shape(step);
   gpu_.step = {};  // a measuring run gets the numbers alone
-  gpu_.step.n_rows = int32_t(step.n_rows());
-  gpu_.step.n_out = int32_t(step.n_out());
-  gpu_.step.n_image_rows = int32_t(step.image_rows.size());
+  gpu_.step.n_rows = int32_t(shape.n_rows);
+  gpu_.step.n_out = int32_t(shape.n_out);
+  gpu_.step.n_image_rows = int32_t(shape.n_image_rows);
   for (int kind = 0; kind < kNumAttentionKinds; ++kind) {
-    gpu_.step.kv[kind].n_spans = int32_t(step.kv[kind].spans.size());
-    for (const KvSpan& span : step.kv[kind].spans)
-      gpu_.step.kv[kind].max_rows = std::max(gpu_.step.kv[kind].max_rows, span.n_rows);
+    gpu_.step.kv[kind].n_spans = int32_t(shape.n_spans[kind]);
+    gpu_.step.kv[kind].max_rows = int32_t(shape.max_rows[kind]);
   }
 }
 
@@ -173,18 +173,17 @@ bool CudaBackend::is_prepared(const StepShape& shape) const {
 void CudaBackend::prepare(const StepShape& shape, const std::function<View()>& issue) {
   make_current();
   if (is_recorded(shape)) return graphs_.record(shape, gpu_.stream, issue);
-  load_kernels(gpu_.stream, issue);
+  const Recording loads_kernels(gpu_.stream, [&] { issue(); });
   constexpr size_t kMostShapes = 1 << 16;
   if (prepared_.size() == kMostShapes) prepared_.clear();
   prepared_.insert(shape);
 }
 
-View CudaBackend::run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) {
+View CudaBackend::run_step(const StepShape& step, const std::function<View()>& issue, bool anew) {
   make_current();
-  const StepShape shape(step);
-  const bool replay = !anew && is_recorded(shape);
-  if (replay && !graphs_.has(shape)) graphs_.record(shape, gpu_.stream, issue);
-  const View result = replay ? graphs_.replay(shape, gpu_.stream) : issue();
+  const bool replay = !anew && is_recorded(step);
+  if (replay && !graphs_.has(step)) graphs_.record(step, gpu_.stream, issue);
+  const View result = replay ? graphs_.replay(step) : issue();
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return result;
 }

@@ -43,7 +43,7 @@ class CudaBackend : public Backend {
   void finish_loading() override;
 
   void begin_step(const StepPlan& step) override;
-  View run_step(const StepPlan& step, const std::function<View()>& issue, bool anew) override;
+  View run_step(const StepShape& step, const std::function<View()>& issue, bool anew) override;
   bool is_prepared(const StepShape& shape) const override;
   void prepare(const StepShape& shape, const std::function<View()>& issue) override;
   void embed(const EmbedArgs&) override;

@@ -17,35 +17,46 @@
 
 namespace l4::cuda {
 
-// Everything that `issue` starts is loaded and chosen, and nothing of it is run.
-void load_kernels(cudaStream_t stream, const std::function<View()>& issue);
+// What `issue` puts on the stream, recorded, and with it loaded and chosen all that it starts; nothing of it is run. An
+// exception of `issue` goes through and leaves the stream as it was.
+class Recording {
+ public:
+  Recording(cudaStream_t stream, const std::function<void()>& issue);
+  ~Recording() { cudaGraphExecDestroy(graph_); }  // one that still runs is freed when it ends
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+  void upload() const;  // to the device now, and not at the first replay
+  void replay() const;
+
+ private:
+  const cudaStream_t stream_;
+  cudaGraphExec_t graph_ = nullptr;
+};
 
 class StepGraphs {
  public:
-  StepGraphs() = default;
-  ~StepGraphs();
-  StepGraphs(const StepGraphs&) = delete;
-  StepGraphs& operator=(const StepGraphs&) = delete;
-
-  bool has(const StepShape& step) const { return recordings_.contains(key(step)); }
+  bool has(const StepShape& step) const { return steps_.contains(key(step)); }
   // Of a decode step that is not there yet. An exception of `issue` goes through, nothing is kept then.
   void record(const StepShape& step, cudaStream_t stream, const std::function<View()>& issue);
-  View replay(const StepShape& step, cudaStream_t stream);  // what `issue` returned
+  View replay(const StepShape& step);  // what `issue` returned
 
  private:
   struct Key {
     int64_t n_rows = 0, n_out = 0;
     auto operator<=>(const Key&) const = default;
   };
-  struct Recording {
-    cudaGraphExec_t graph = nullptr;
-    View result;
+  struct Step {
+    View result;  // before the recording, which sets it
+    Recording recording;
     uint64_t last_used = 0;
+    Step(cudaStream_t stream, const std::function<View()>& issue) : recording(stream, [&] { result = issue(); }) {
+      recording.upload();
+    }
   };
   static Key key(const StepShape& step) { return {step.n_rows, step.n_out}; }
   void make_room();
 
-  std::map<Key, Recording> recordings_;
+  std::map<Key, Step> steps_;
   uint64_t n_runs_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // What l4-bench asks of the CUDA backend: weights without files, how long something takes, which kernels serve it.
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/matmul/dispatch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/random_weights.h"

@@ -18,34 +18,6 @@ struct Event {
   Event& operator=(const Event&) = delete;
 };
 
-// What `issue` puts on the stream, recorded.
-class Recording {
- public:
-  Recording(cudaStream_t stream, const std::function<void()>& issue) : stream_(stream) {
-    L4_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    cudaGraph_t graph = nullptr;
-    try {
-      issue();
-    } catch (...) {
-      cudaStreamEndCapture(stream, &graph);
-      if (graph) cudaGraphDestroy(graph);
-      throw;
-    }
-    L4_CUDA(cudaStreamEndCapture(stream, &graph));
-    const cudaError_t status = cudaGraphInstantiate(&exec_, graph, 0);
-    cudaGraphDestroy(graph);
-    L4_CUDA(status);
-  }
-  ~Recording() { cudaGraphExecDestroy(exec_); }
-  Recording(const Recording&) = delete;
-  Recording& operator=(const Recording&) = delete;
-  void replay() const { L4_CUDA(cudaGraphLaunch(exec_, stream_)); }
-
- private:
-  cudaStream_t stream_;
-  cudaGraphExec_t exec_ = nullptr;
-};
-
 // Seconds of n runs, after one that does not count. Waits for each.
 inline std::vector<double> time_runs(cudaStream_t stream, int n_runs, const std::function<void()>& issue) {
   const Event begin, end;

@@ -138,12 +138,17 @@ void drain(CUstream_st* s, uint64_t after) {
 void drain(CUstream_st* s) {
   drain(s, UINT64_MAX);
 }
+constexpr int kAll = -1;  // devices
 std::vector<CUstream_st*> streams_of(int device, bool blocking_only) {
   const std::lock_guard lock(streams().mutex);
   std::vector<CUstream_st*> out;
   for (CUstream_st* s : streams().all)
-    if ((device < 0 || s->device == device) && (s->blocking || !blocking_only)) out.push_back(s);
+    if ((device == kAll || s->device == device) && (s->blocking || !blocking_only)) out.push_back(s);
   return out;
+}
+
+void drain_device(int device) {
+  for (CUstream_st* s : streams_of(device, false)) drain(s);
 }
 
 cudaError_t issue(cudaStream_t stream, Step step) {
@@ -180,7 +185,7 @@ void help_other_streams() {
   if (g_helpers.load() >= kDevices) return;
   ++g_helpers;
   std::thread([] {
-    for (CUstream_st* s : streams_of(-1, false)) {
+    for (CUstream_st* s : streams_of(kAll, false)) {
       if (!s->mutex.try_lock()) continue;
       try {
         drain(s);
@@ -208,7 +213,7 @@ namespace {
 void wait_alone(int device) {
   static std::mutex alone;
   const std::lock_guard lock(alone);
-  for (CUstream_st* s : streams_of(device, false)) drain(s);
+  drain_device(device);
 }
 
 struct Functions {
@@ -369,18 +374,9 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 }
 cudaError_t cudaDeviceSynchronize() {
   if (t_captures) return say(cudaErrorStreamCaptureUnsupported);
-  for (CUstream_st* s : streams_of(t_device, false)) drain(s);
+  drain_device(t_device);
   return cudaSuccess;
 }
-namespace {
-// Freeing waits for the device that the memory belongs to, whichever is current; here for all.
-void drain_all() {
-  int n = 0;
-  cudaGetDeviceCount(&n);
-  for (int device = 0; device < n; ++device)
-    for (CUstream_st* s : streams_of(device, false)) drain(s);
-}
-}  // namespace
 cudaError_t cudaDeviceSetLimit(cudaLimit, size_t) {
   return cudaSuccess;
 }
@@ -435,7 +431,7 @@ cudaError_t cudaMalloc(void** p, size_t n_bytes) {
 cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
   if (t_captures) return say(cudaErrorStreamCaptureUnsupported);
-  drain_all();
+  drain_device(kAll);  // freeing waits for the device that the memory belongs to, whichever is current; here for all
   return say(release(p, true));
 }
 cudaError_t cudaHostAlloc(void** p, size_t n_bytes, unsigned) {
@@ -446,7 +442,7 @@ cudaError_t cudaMallocHost(void** p, size_t n_bytes) {
   return cudaHostAlloc(p, n_bytes, 0);
 }
 cudaError_t cudaFreeHost(void* p) {
-  drain_all();
+  drain_device(kAll);
   return say(release(p, false));
 }
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
@@ -607,7 +603,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (!stream->capture) return say(cudaErrorIllegalState);
   --t_captures;
   const auto capture = stream->capture;
-  for (CUstream_st* s : streams_of(-1, false))
+  for (CUstream_st* s : streams_of(kAll, false))
     if (s->capture == capture) s->capture = nullptr;
   *graph = new CUgraph_st(*capture);
   return cudaSuccess;

@@ -44,7 +44,7 @@ class StageRecorder : public Backend {
   void finish_loading() override { to_.finish_loading(); }
 
   void begin_step(const StepPlan& step) override { to_.begin_step(step); }
-  View run_step(const StepPlan&, const std::function<View()>& issue, bool) override { return issue(); }
+  View run_step(const StepShape&, const std::function<View()>& issue, bool) override { return issue(); }
   void embed(const EmbedArgs& args) override { to_.embed(args); }
   void norm(const NormArgs& args) override { to_.norm(args); }
   void qkv(const QkvArgs& args) override;

@@ -172,7 +172,7 @@ struct Shared {
   int queue[kQueue];                             // the block's items, by their turn
   Work work;
   Chosen<V::kTokens> chosen;
-  uint32_t touched[32 * kWarps];
+  uint32_t touched[32 * kWarps];                 // nobody reads it: where touch() puts what it loads
 };
 
 // A piece of a tile: stages [begin, end) of it.
@@ -251,11 +251,11 @@ struct Fetcher {
     while (!ended && fetched < most) {
       if (open && now.begin == now.end) open = false, ++turn;
       if (!open) {
-        if (turn >= s.work.turns && !may_draw) return;
+        const bool draw = turn >= s.work.turns;
+        if (draw && !may_draw) return;
         if (mode == Mode::up && known == Known::shared &&
             int(blockIdx.x) + turn * int(gridDim.x) >= a.shared.tiles * s.work.pieces)
           return;
-        const bool draw = turn >= s.work.turns;
         const int n = n_items(), i = draw && n <= n_given() ? kNone : index();
         if (i >= n) return end(draw && i == n + int(gridDim.x) - 1, may_draw);
         now = item(s.work, i);
@@ -407,7 +407,7 @@ struct Multiplier {
             rounded<bf16>(round_to<bf16>(silu(round_to<bf16>(v[i] * score))) * round_to<bf16>(v[i + 2] * score));
       } else {
         write(token, row, v[i]);
-        if (V::kTileRows > 8) write(token, row + 8, v[i + 2]);
+        write(token, row + 8, v[i + 2]);
       }
     }
   }

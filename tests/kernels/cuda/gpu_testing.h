@@ -18,6 +18,7 @@
 
 #include "kernels/cpu/op_testing.h"
 #include "kernels/cpu/paged_cache.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/libraries.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/ops.h"
@@ -166,16 +167,10 @@ class GpuMachine {
     Arena measured;
     op(cuda::OpContext{gpu, measured});
     auto work = std::make_shared<Arena>(cuda::device_buffer(measured.peak(), "scratch of a test"));
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t replay = nullptr;
-    L4_CUDA(cudaStreamBeginCapture(gpu.stream, cudaStreamCaptureModeThreadLocal));
-    op(cuda::OpContext{gpu, *work});
-    L4_CUDA(cudaStreamEndCapture(gpu.stream, &graph));
-    L4_CUDA(cudaGraphInstantiate(&replay, graph, 0));
-    L4_CUDA(cudaGraphDestroy(graph));
-    const std::shared_ptr<CUgraphExec_st> owner(replay, [](cudaGraphExec_t g) { cudaGraphExecDestroy(g); });
-    return [this, owner, work] {
-      L4_CUDA(cudaGraphLaunch(owner.get(), gpu.stream));
+    auto recording =
+        std::make_shared<cuda::Recording>(gpu.stream, [&] { op(cuda::OpContext{gpu, *work}); });
+    return [this, recording, work] {
+      recording->replay();
       wait();
     };
   }
