@@ -53,8 +53,8 @@ CudaBackend::CudaBackend(int device, const CudaOptions& options) : options_(opti
   gpu_.max_shared_bytes = properties.sharedMemPerBlockOptin;
   L4_CUDA(cudaStreamCreateWithFlags(&gpu_.stream, cudaStreamNonBlocking));
   L4_CUDA(cublas_lt().cublasLtCreate(&gpu_.cublas_lt));
-  counters_ = device_buffer(Gpu::kCounters * sizeof(uint32_t), "counters");
-  gpu_.counters = static_cast<uint32_t*>(counters_.data());
+  counters_ = device_buffer(Gpu::kAllCounters * sizeof(uint32_t), "counters");
+  gpu_.set_counters(static_cast<uint32_t*>(counters_.data()));
   L4_CUDA(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), gpu_.stream));
   step_ = std::make_unique<StepBuffer>(options);
   L4_CUDA(cudaEventCreate(&step_begin_));
@@ -74,6 +74,7 @@ CudaBackend::~CudaBackend() {
 }
 
 void CudaBackend::make_current() const {
+  published_ = nullptr;
   L4_CHECK(gpu_.index != kNoCudaDevice, "a backend for plans was asked to work");
   L4_CUDA(cudaSetDevice(gpu_.index));
 }
@@ -253,8 +254,9 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
   const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm, [&](const PeerLinks* links) {
     return cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype, links);
   });
-  add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route,
-                          peers ? &*peers : nullptr);
+  if (add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route,
+                              peers ? &*peers : nullptr))
+    published_ = args.h.data;
 }
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
@@ -269,11 +271,11 @@ void CudaBackend::ffn_down(const FfnDownArgs& args) {
   View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
   const std::optional<PeerLinks> peers = sum_over_ranks(
       ctx, y, *args.comm, [&](const PeerLinks* links) { return cuda::ffn_down(ctx, args, y, links); });
-  if (args.norm_weight)
-    add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, nullptr, {},
-                            peers ? &*peers : nullptr);
-  else
+  if (!args.norm_weight)
     add_residual(ctx, y, args.x, peers ? &*peers : nullptr);
+  else if (add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, nullptr, {},
+                                   peers ? &*peers : nullptr))
+    published_ = args.h.data;
 }
 
 void CudaBackend::head(const HeadArgs& args) {

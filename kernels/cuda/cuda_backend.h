@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/ops.h"
@@ -75,10 +76,10 @@ class CudaBackend : public Backend {
   void vision_shuffle(const VisionShuffleArgs&) override;
 
   cuda::Gpu& gpu() { return gpu_; }
-  void make_current() const;  // gpu() is this thread's device from here on
+  void make_current() const;  // gpu() is this thread's device from here on; what is issued next need not be a stage
 
  private:
-  cuda::OpContext context(Arena* work) { return {gpu_, *work}; }
+  cuda::OpContext context(Arena* work) { return {gpu_, *work, std::exchange(published_, nullptr)}; }
   std::optional<cuda::PeerLinks> sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm,
                                                 const std::function<bool(const cuda::PeerLinks*)>& make);
   const float* on_device(const View& host_table);
@@ -90,6 +91,7 @@ class CudaBackend : public Backend {
 
   const CudaOptions options_;
   cuda::Gpu gpu_;
+  mutable const void* published_ = nullptr;  // OpContext::published of the next stage, if nothing comes between
   Buffer counters_;
   std::unique_ptr<cuda::StepBuffer> step_;
   cuda::StepGraphs graphs_;

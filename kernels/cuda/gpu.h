@@ -40,6 +40,14 @@ struct Gpu {
   // Arrival counters of kernels whose last block does the rest. Zero between kernels: who counts resets what it used.
   static constexpr int kCounters = 32768;
   uint32_t* counters = nullptr;  // [kCounters] device memory
+  static constexpr int kTickets = 4;
+  uint32_t* tickets = nullptr;     // [kTickets] matmul/small_m.cu's, likewise zero between those that draw from the same
+  static constexpr int64_t kPublishedRows = 16;
+  uint32_t* rows_ready = nullptr;  // [kPublishedRows] of OpContext::published: 1 when the row is complete
+  static constexpr int64_t kAllCounters = kCounters + kTickets + kPublishedRows;
+  void set_counters(uint32_t* zeros) {  // [kAllCounters]
+    counters = zeros, tickets = counters + kCounters, rows_ready = tickets + kTickets;
+  }
   DeviceStep step;  // of the step being issued
 };
 
@@ -47,6 +55,9 @@ struct Gpu {
 struct OpContext {
   Gpu& gpu;
   Arena& work;
+  // The rows that the kernel issued last before this stage writes, if it says in gpu.rows_ready which are there (norm.cu):
+  // the first kernel of a stage may read them without waiting for that one's end.
+  const void* published = nullptr;
   bool measuring() const { return work.measuring(); }
 };
 

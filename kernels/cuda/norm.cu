@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(kBlock)
 template <class A, int n>
 struct WholeSum {
   const A* y;
+  __device__ bool comes_by_itself() const { return false; }
   struct Reader {
     const A* y;
     __device__ void send(int64_t) {}
@@ -135,6 +136,8 @@ struct WholeSum {
 struct SumOfPeers {
   PeerLinks links;
   const bf16* y;
+  // While the predecessor works; then it is late, and all before it has ended (launch.h).
+  __device__ bool comes_by_itself() const { return links.sent; }
   class Reader {
    public:
     __device__ explicit Reader(const SumOfPeers& sum) : peers_(sum.links), sum_(sum) {}
@@ -191,6 +194,11 @@ __global__ void __launch_bounds__(kThreads)
 // kAtOnce experts of each (all it has, with 16 rows or fewer of 16 experts) are in registers when the wait is over. A
 // logit's bits do not depend on how many blocks a row has.
 //
+// What the successor waits for is h, and the end of a kernel is 2 us further: a row's first block writes h before it goes
+// on to the router, and says so in `ready`; the kernel that reads h is let in when every row has been made unready.
+// Likewise it does not wait for its predecessor's end where the ranks' parts come by themselves. It does so before it writes
+// what others than the successor read, or might use for something else: x, logits, counters.
+//
 // 48 registers: beside a block of small_m.cu (512 threads of 64, up to 8 rows) that is what a multiprocessor has. With
 // more the blocks could not start before the predecessor's have left.
 constexpr int kAtOnce = 2;
@@ -216,7 +224,8 @@ __device__ float block_sums(float (&v)[kAtOnce], int n) {
 template <class A, int n, bool one, class Sum>
 __global__ void __launch_bounds__(kThreads, 2)
     add_residual_norm_route_kernel(const __grid_constant__ Sum added, A* x, const A* weight, float eps, A* h, int d,
-                                   const A* router, const Routing to, float* logits, uint32_t* counters) {
+                                   const A* router, const Routing to, float* logits, uint32_t* counters,
+                                   uint32_t* ready) {
   const int n_mine = to.n_experts / int(gridDim.y), first_mine = int(blockIdx.y) * n_mine;
   router += int64_t(first_mine) * d;
   Kept<A, n, one> weights, experts[kAtOnce];
@@ -226,8 +235,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (e < n_mine) experts[e].open(router + int64_t(e) * d, d);
   if (n == 8 && n_mine > kAtOnce && threadIdx.x == 0)
     bulk_prefetch(router + int64_t(kAtOnce) * d, uint32_t((n_mine - kAtOnce) * d) * sizeof(A));
-  let_successor_start();  // early: launch.h
-  wait_for_predecessor();
+  if (threadIdx.x == 0) {
+    if (ready && blockIdx.y == 0) {  // who read it last is older than our predecessor
+      store_relaxed_gpu(ready + blockIdx.x, 0);
+      __threadfence();
+    }
+    let_successor_start();  // early: launch.h
+  }
+  if (!added.comes_by_itself()) wait_for_predecessor();
   const int64_t row = blockIdx.x;
   auto y = added.open();
   if (blockIdx.y == 0) for_pieces<n, one>(d, [&](int i) { y.send(row * d + i); });
@@ -246,6 +261,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     new_h = scaled(new_x, scale, weights.get(i));
   };
   if constexpr (one) for_pieces<n, one>(d, norm);
+  if (blockIdx.y == 0) {
+    for_pieces<n, one>(d, [&](int i) {
+      if constexpr (!one) norm(i);
+      new_h.put(h + i);
+    });
+    if (ready) {
+      __syncthreads();
+      if (threadIdx.x == 0) store_release_gpu(ready + blockIdx.x, 1);
+    }
+  }
+  wait_for_predecessor();
 
   for (int pass = 0; pass < n_mine; pass += kAtOnce) {
     if (pass > 0) __syncthreads();
@@ -273,9 +299,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool last = gridDim.y == 1 || last_to_arrive(counters + row, int(gridDim.y));
   if (last)
     for_pieces<n, one>(d, [&](int i) {
-      if constexpr (!one) norm(i);
+      if constexpr (!one) sum(i);
       new_x.put(x + i);
-      new_h.put(h + i);
     });
   y.finish(int64_t(gridDim.x) * d);
   if (!last || to.n_experts == 0 || threadIdx.x >= 32) return;
@@ -345,7 +370,7 @@ void add_residual(const OpContext& ctx, const View& y, const View& x, const Peer
   });
 }
 
-void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x, const View& norm_weight, float eps,
+bool add_residual_norm_route(const OpContext& ctx, const View& y, const View& x, const View& norm_weight, float eps,
                              const View& h, const PackedWeight* router, const Route& route, const PeerLinks* peers) {
   const int64_t d = norm_weight.elements(), n_rows = x.rows(), n_experts = router ? router->spec.n : 0;
   L4_CHECK(x.dtype == y.dtype && x.dtype == h.dtype && x.dtype == norm_weight.dtype && x.cols() == d);
@@ -353,6 +378,7 @@ void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
   // Many rows, or a router of another type than the activations: a matrix product like others.
   constexpr int64_t kMaxFused = 4096;  // logits; 42 MB of router, from the L2 cache
   const bool fused = n_rows * n_experts <= kMaxFused && (!router || stored == x.dtype);
+  const bool publishes = fused && n_rows <= Gpu::kPublishedRows && !ctx.measuring();
   Scratch scratch(ctx.work);
   View logits = scratch.take(fused ? DType::f32 : x.dtype, {n_rows, n_experts}), weight;
   L4_CHECK(!router || router->spec.k == d, "router of ", router->spec.k, " columns");
@@ -372,7 +398,8 @@ void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
                 .stream = ctx.gpu.stream,
                 .programmatic = true},
                kernel, sum, data<A>(x), data<A>(norm_weight), eps, data<A>(h), int(d),
-               weight ? data<A>(weight) : nullptr, to, static_cast<float*>(logits.data), ctx.gpu.counters);
+               weight ? data<A>(weight) : nullptr, to, static_cast<float*>(logits.data), ctx.gpu.counters,
+               publishes ? ctx.gpu.rows_ready : nullptr);
       };
       if constexpr (n == 8)
         if (peers) return start(SumOfPeers{*peers, data<A>(y)});
@@ -383,6 +410,7 @@ void add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
     linear(ctx, h, *router, logits, x.dtype);
     route_rows(ctx, logits, route);
   }
+  return publishes;
 }
 
 }  // namespace l4::cuda

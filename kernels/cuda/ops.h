@@ -23,11 +23,11 @@ struct PeerLinks;
 void rms_norm(const OpContext&, const View& in, const int32_t* rows, const View& weight, float eps, const View& out);
 void layer_norm(const OpContext&, const View& in, const LayerNormWeights& norm, const View& out);
 // x = round(x + y), y [T, D] A. With peers (peer_comm.h: links_for) y is this rank's part of the sum, which is made on the
-// way; it is kept as it is.
+// way; it is kept as it is. Where it has been sent (PeerLinks::sent), y is nothing.
 void add_residual(const OpContext&, const View& y, const View& x, const PeerLinks* peers = nullptr);
 // The end of attn_out and of ffn_down in one kernel: x = round(x + y); h = RMSNorm(x); route by the router [E, D] unless it
-// is null.
-void add_residual_norm_route(const OpContext&, const View& y, const View& x, const View& norm_weight, float eps,
+// is null. Whether h may be OpContext::published.
+bool add_residual_norm_route(const OpContext&, const View& y, const View& x, const View& norm_weight, float eps,
                              const View& h, const PackedWeight* router, const Route& route,
                              const PeerLinks* peers = nullptr);
 
@@ -39,7 +39,7 @@ void finish_qkv(const OpContext&, const QkvArgs& args, const View& qkv);
 // ---- matmul/ --------------------------------------------------------------------------------------------------------
 
 // y[i] = x[i] W^T (+ b), y [M, n] f32 or A; each value is rounded to `round_to` before it is stored. One expert only.
-// peers: a sum of y over ranks by these links is next; true if y has been sent to them (PeerLinks::sent).
+// peers: a sum of y over ranks by these links is next; true if y has been sent to them (PeerLinks::sent) and not stored.
 bool linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to,
             const PeerLinks* peers = nullptr);
 // The stages whole. The CUDA backend keeps act_routed in the order of its expert groups where that is faster; only

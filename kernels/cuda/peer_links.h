@@ -22,7 +22,7 @@ struct PeerLinks {
   const uint32_t* aborted = nullptr;   // host memory: not 0 when a rank has failed and nothing more will come
   int32_t rank = 0, size = 1;
   int64_t part_bytes = 0;
-  bool sent = false;  // the kernel before the exchange has pushed this rank's part already
+  bool sent = false;  // the kernel before the exchange has pushed this rank's part already, to this rank too
 };
 
 inline int most_exchange_blocks(int n_sms) {

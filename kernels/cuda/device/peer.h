@@ -7,14 +7,15 @@
 //
 // In a kernel (all threads of all blocks):
 //
-//   PeerExchange peers(links);          // after wait_for_predecessor()
+//   PeerExchange peers(links);          // after wait_for_predecessor(), unless links.sent
 //   peers.push(i, word);                // uint4 or uint32_t, i counts them; each word once, by any thread
 //   peers.empty_previous();             // when one has pushed: while the others' parts come
 //   word = peers.part(r, i, mine);      // rank r's; for one's own rank mine[i]
 //   peers.finish(bytes);                // of one part; once, at the end
 //
-// The kernel before may push as well, as its results come (small_m.cu, PeerLinks::sent): it is younger than the last
-// exchange, and all that was said holds for its pushes as for those of the exchange itself.
+// The kernel before may push as well, as its results come (small_m.cu, PeerLinks::sent), into its own inbox too: it is
+// younger than the last exchange, and all that was said holds for its pushes as for those of the exchange itself. The
+// exchange then need not wait for that kernel's end: a late one (launch.h), so all before it has ended.
 //
 // A block waits for what blocks of the other GPUs push, and may not keep its own GPU's blocks from pushing: a launch
 // has at most most_exchange_blocks(), so that all of them run at once, and no thread waits before it has pushed.
@@ -40,15 +41,20 @@ class PeerExchange {
     for (int r = 0; r < links_.size; ++r)
       if (r != links_.rank) store_relaxed_sys(inbox<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
   }
+  // Of the kernel before the exchange: into all inboxes.
+  __device__ void push_to_all(int64_t i, uint32_t v) {
+    for (int r = 0; r < links_.size; ++r)
+      store_relaxed_sys(inbox<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
+  }
 
   // As it was pushed: the same bits on every rank.
   __device__ uint4 part(int rank, int64_t i, const uint4* mine) const {
-    if (rank != links_.rank) return receive<uint4>(rank, i);
+    if (rank != links_.rank || links_.sent) return receive<uint4>(rank, i);
     const uint4 v = mine[i];
     return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
   }
   __device__ uint32_t part(int rank, int64_t i, const uint32_t* mine) const {
-    return rank != links_.rank ? receive<uint32_t>(rank, i) : sendable(mine[i]);
+    return rank != links_.rank || links_.sent ? receive<uint32_t>(rank, i) : sendable(mine[i]);
   }
 
   __device__ void empty_previous() {

@@ -47,6 +47,7 @@
 #include "kernels/cuda/matmul/dispatch.h"
 #include "kernels/cuda/matmul/silu.h"
 #include "kernels/cuda/matmul/small_m.h"
+#include "kernels/cuda/ptx/barrier.h"
 #include "kernels/cuda/ptx/load.h"
 #include "kernels/cuda/ptx/mma.h"
 #include "kernels/cuda/ptx/pdl.h"
@@ -109,7 +110,8 @@ struct Args {
   const float* bias = nullptr;
   void *y = nullptr, *y_routed = nullptr;
   bool y_is_f32 = false, round = false;
-  PeerLinks peers;  // of more than one rank: y is sent to them
+  PeerLinks peers;  // of more than one rank: y is sent to them, and not stored
+  const uint32_t* ready = nullptr;  // of each row of x, when it is there; null: when the predecessor has ended
   // items of work
   int pieces = 1;               // that a tile is cut into
   float4* parts = nullptr;      // [tiles][pieces][kParts][32]
@@ -238,25 +240,23 @@ struct Fetcher {
   __device__ int index() {
     if (turn < s.work.turns) return int(blockIdx.x) + turn * int(gridDim.x);
     if (!asked) ask();
-    asked = false;
     return n_given() + int(drawn);
   }
 
-  // How much of the work is known. The shared expert's part is before the route.
+  // How much of the work is known. The shared expert's part is before the route; n_items() counts no more then.
   enum class Known { shared, all };
 
-  // Fetches until `most` stages have been asked for, or what is known is at its end. may_draw: the predecessor, with which the
-  // tickets are shared, has ended.
+  // Fetches until `most` stages have been asked for, or what is known is at its end. may_draw: who drew from the same tickets
+  // before has ended.
   __device__ void until(int most, Known known, bool may_draw) {
     while (!ended && fetched < most) {
       if (open && now.begin == now.end) open = false, ++turn;
       if (!open) {
         const bool draw = turn >= s.work.turns;
         if (draw && !may_draw) return;
-        if (mode == Mode::up && known == Known::shared &&
-            int(blockIdx.x) + turn * int(gridDim.x) >= a.shared.tiles * s.work.pieces)
-          return;
         const int n = n_items(), i = draw && n <= n_given() ? kNone : index();
+        if (i >= n && mode == Mode::up && known == Known::shared) return;  // it may be a chosen expert's
+        asked = false;
         if (i >= n) return end(draw && i == n + int(gridDim.x) - 1, may_draw);
         now = item(s.work, i);
         if (mode == Mode::down && known == Known::shared) now.end = INT_MAX;  // not known yet
@@ -268,6 +268,12 @@ struct Fetcher {
       fetch();
       ++now.begin;
     }
+  }
+
+  // A late kernel: launch.h.
+  __device__ static void let_in() {
+    wait_for_predecessor();  // again, or where x was there before that one's end
+    let_successor_start();
   }
 
  private:
@@ -283,10 +289,10 @@ struct Fetcher {
     ++fetched;
   }
   // A block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
-  __device__ void end(bool last_ticket, bool has_waited) {
+  __device__ void end(bool last_ticket, bool let) {
     ended = true;
     if (last_ticket) *a.ticket = 0;
-    if (has_waited) let_successor_start();
+    if (let) let_in();
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
     s.queue[turn % kQueue] = kNone;
     mbarrier_arrive(&s.full[at.stage]);
@@ -392,7 +398,7 @@ struct Multiplier {
       for (int i = 0; i < 4; ++i)
         if (row + i / 2 * 8 < m.n) v[i] += a.bias[row + i / 2 * 8];
     }
-    if (mode != Mode::up && a.peers.size > 1) send(part, row, v);
+    if (mode != Mode::up && a.peers.size > 1) return send(part, row, v);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int token = 8 * (part % V::kColumns) + 2 * t + i;
@@ -432,7 +438,7 @@ struct Multiplier {
     for (int i = 0; i < 4; ++i) {
       const int token = 8 * (part % V::kColumns) + 2 * t + i % 2, first = row + i / 2 * 8;
       if (token < a.n_tokens && first < a.shared.n)
-        peers.push((int64_t(token) * a.shared.n + first) / 2, narrow(v[i], next[i]));
+        peers.push_to_all((int64_t(token) * a.shared.n + first) / 2, narrow(v[i], next[i]));
     }
   }
 
@@ -511,8 +517,18 @@ struct Multiplier {
         if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
         at.next();
       }
+      if (turn == 0) wait_for_predecessor();  // what it still uses may be where our results go
       end_item(sums, i, turn);
     }
+  }
+
+  // Until all of x is there, of which the predecessor does more than that.
+  __device__ void wait_for_rows() const {
+    if (threadIdx.x < uint32_t(a.n_tokens)) {
+      while (load_acquire_gpu(a.ready + threadIdx.x) == 0) {
+      }
+    }
+    barrier_sync(1, 32 * kWarps);
   }
 
   // Brings x into L1 at once, where it has room there: otherwise each of a warp's first stages waits for L2 in turn.
@@ -567,22 +583,23 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
     }
   }
   __syncthreads();
-  wait_for_predecessor();
-  Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + V::kStages * V::kStageBytes)};
-  if (!fetches) multiplier.touch();
-  if constexpr (mode == Mode::up) {
-    if (fetches) {
-      find_chosen(a, s.chosen);
-      if (one) divide();
-    }
-    __syncthreads();
-  }
+  if (!a.ready) wait_for_predecessor();
   if (!fetches) {
-    multiplier.run();
-  } else if (one) {
-    if (fetcher.ended) let_successor_start();
-    fetcher.until(INT_MAX, Fetch::Known::all, true);
+    Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + V::kStages * V::kStageBytes)};
+    if (a.ready) multiplier.wait_for_rows();
+    multiplier.touch();
+    return multiplier.run();
   }
+  if constexpr (mode == Mode::up) {
+    if (one) fetcher.until(INT_MAX, Fetch::Known::shared, true);
+    __syncwarp();
+    wait_for_predecessor();
+    find_chosen(a, s.chosen);
+    if (one) s.work.n_tiles += s.chosen.n * a.routed.tiles;
+  }
+  if (!one) return;
+  if (fetcher.ended) fetcher.let_in();
+  fetcher.until(INT_MAX, Fetch::Known::all, true);
 }
 
 // ---- host
@@ -625,9 +642,10 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   Scratch scratch(ctx.work);
   if (a.pieces > 1) a.parts = scratch.take_array<float4>(tiles * a.pieces * V::kParts * 32);
   if (ctx.measuring()) return;
-  a.ticket = ctx.gpu.counters;
-  a.arrived = ctx.gpu.counters + 1;
-  L4_CHECK(a.pieces == 1 || 1 + tiles * V::kParts <= Gpu::kCounters, tiles, " tiles");
+  // Of its own where it may draw while the kernel before the predecessor still does.
+  a.ticket = ctx.gpu.tickets + (mode == Mode::down ? 3 : mode == Mode::up ? 2 : a.ready ? 1 : 0);
+  a.arrived = ctx.gpu.counters;
+  L4_CHECK(a.pieces == 1 || tiles * V::kParts <= Gpu::kCounters, tiles, " tiles");
   L4_CHECK(tiles * a.pieces < INT_MAX / 2, shared.spec.name, ": ", tiles, " tiles");
   a.shared_map = slabs<V>(shared);
   if (routed) a.routed_map = slabs<V>(*routed);
@@ -649,6 +667,13 @@ void start(const OpContext& ctx, const Args& a, const PackedWeight& shared, cons
     start<Sixteen, mode>(ctx, a, shared, routed);
 }
 
+// x where it is OpContext::published.
+void take_x(Args& a, const OpContext& ctx, const View& x) {
+  a.x = data<bf16>(x);
+  if (ctx.published && ctx.published == x.data) a.ready = ctx.gpu.rows_ready;
+  L4_CHECK(!a.ready || (a.n_tokens <= Gpu::kPublishedRows && a.peers.size == 1));  // the number of the inbox is not there
+}
+
 void take_route(Args& a, const Route& route, int64_t first_expert, const PackedWeight& experts) {
   a.expert = route.expert.i32();
   a.score = route.score.f32();
@@ -662,21 +687,21 @@ void take_route(Args& a, const Route& route, int64_t first_expert, const PackedW
 bool small_m_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to,
                     const PeerLinks* peers) {
   Args a;
-  a.x = data<bf16>(x);
   a.n_tokens = int(x.elements() / w.spec.k);
   if (w.spec.bias) a.bias = static_cast<const float*>(w.bias.data());
   a.y_is_f32 = y.dtype == DType::f32;
   a.y = a.y_is_f32 ? static_cast<void*>(data<float>(y)) : data<bf16>(y);
   a.round = round_to == DType::bf16;
   if (peers && y.dtype == DType::bf16) a.peers = *peers;
+  take_x(a, ctx, x);
   start<Mode::linear>(ctx, a, w, nullptr);
   return a.peers.size > 1;
 }
 
 void small_m_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   Args a;
-  a.x = data<bf16>(args.h);
   a.n_tokens = int(args.h.rows());
+  take_x(a, ctx, args.h);
   a.y = data<bf16>(args.act_shared);
   if (args.experts) {
     a.y_routed = data<bf16>(args.act_routed);

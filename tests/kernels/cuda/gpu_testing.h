@@ -46,8 +46,9 @@ class GpuMachine {
     gpu.max_shared_bytes = properties.sharedMemPerBlockOptin;
     L4_CUDA(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
     L4_CUDA(cuda::cublas_lt().cublasLtCreate(&gpu.cublas_lt));
-    gpu.counters = static_cast<uint32_t*>(memory(cuda::Gpu::kCounters * sizeof(uint32_t)));
-    L4_CUDA(cudaMemsetAsync(gpu.counters, 0, cuda::Gpu::kCounters * sizeof(uint32_t), gpu.stream));
+    constexpr size_t kBytes = cuda::Gpu::kAllCounters * sizeof(uint32_t);
+    gpu.set_counters(static_cast<uint32_t*>(memory(kBytes)));
+    L4_CUDA(cudaMemsetAsync(gpu.counters, 0, kBytes, gpu.stream));
   }
   ~GpuMachine() {
     cudaSetDevice(gpu.index);
@@ -155,7 +156,7 @@ class GpuMachine {
     L4_CUDA(cudaGetLastError());
     wait();
     CHECK(work.peak() <= measured.peak());
-    std::vector<uint32_t> counters(cuda::Gpu::kCounters);
+    std::vector<uint32_t> counters(cuda::Gpu::kCounters + cuda::Gpu::kTickets);
     L4_CUDA(cudaMemcpy(counters.data(), gpu.counters, counters.size() * sizeof(uint32_t), cudaMemcpyDeviceToHost));
     for (size_t i = 0; i < counters.size(); ++i)
       if (counters[i]) FAIL_CHECK(cat("counter ", i, " is left at ", counters[i]));

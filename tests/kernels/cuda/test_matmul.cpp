@@ -311,6 +311,43 @@ TEST_CASE("cuda matmul: a graph of the feed-forward block follows the route of i
   }
 }
 
+// A layer's order, again and again: the end of attention, up of its rows, down, the next norm, a product of that one's rows.
+TEST_CASE("cuda matmul: small_m begins when its rows are there, before the kernel ends that makes them") {
+  GpuMachine gpu;
+  for (const FfnCase& c :
+       {FfnCase{1, 192, 128, 64, 4, 1}, FfnCase{4, 64, 192, 0, 0, 0}, FfnCase{7, 64, 64, 64, 4, 2},
+        FfnCase{16, 128, 64, 64, 16, 1}}) {
+    INFO(name(c));
+    Ffn ffn(gpu, c, DType::bf16);
+    const Ffn::Placed at = ffn.place(gpu);
+    std::optional<GpuWeights> router;
+    if (c.n_experts) router.emplace(gpu, ffn.pool, ffn.numbers, LinearSpec{.name = "r", .n = c.n_experts, .k = c.d});
+    const GpuWeights next(gpu, ffn.pool, ffn.numbers, LinearSpec{.name = "w", .n = 72, .k = c.d});
+    const View norm = gpu.upload(ffn.numbers.tensor(DType::bf16, {c.d}, 0, 2)),
+               y = gpu.upload(ffn.numbers.tensor(DType::bf16, {c.m, c.d}));
+    const Values x0 = ffn.numbers.tensor(DType::bf16, {c.m, c.d});
+    const View x = gpu.upload(x0), z = gpu.empty(DType::bf16, {c.m, 72});
+    auto layer = [&](bool early) {
+      gpu.write(x, x0);
+      auto replay = gpu.record([&](const cuda::OpContext& ctx) {
+        bool published = cuda::add_residual_norm_route(ctx, y, x, norm, 1e-5f, at.up.h,
+                                                       router ? &router->device : nullptr, at.up.route);
+        CHECK(published != ctx.measuring());
+        auto then = [&] { return cuda::OpContext{ctx.gpu, ctx.work, early && published ? at.up.h.data : nullptr}; };
+        cuda::small_m_ffn_up(then(), at.up);
+        cuda::small_m_ffn_down(ctx, at.down, at.y);
+        published = cuda::add_residual_norm_route(ctx, at.y, x, norm, 1e-5f, at.up.h, nullptr, {});
+        cuda::small_m_linear(then(), at.up.h, next.device, z, DType::bf16);
+      });
+      for (int i = 0; i < 20; ++i) replay();
+      return std::pair(gpu.download(x), gpu.download(z));
+    };
+    const auto want = layer(false), got = layer(true);
+    CHECK(same_bits(got.first, want.first));
+    CHECK(same_bits(got.second, want.second));
+  }
+}
+
 TEST_CASE("cuda matmul: cuBLASLt's product, from its cache too, with and without bias") {
   GpuMachine gpu;
   for (auto [m, n, k] : {std::array<int64_t, 3>{17, 64, 72}, {40, 136, 64}, {33, 16, 588}})

@@ -75,17 +75,27 @@ TEST_CASE("cuda peers: a product sends its part itself, and the residual has the
       weights[rank].emplace(*pair.of[rank], pool, numbers, LinearSpec{.name = "w", .n = n, .k = k, .bias = rank == 0});
     }
     Values parts[kRanks] = {Values(DType::bf16, {m, n}), Values(DType::bf16, {m, n})}, got[kRanks] = {x, x};
-    for (int repeat = 0; repeat < 4; ++repeat)  // every inbox
+    pair.on_both([&](int rank, GpuMachine& gpu, Comm&) {
+      const View input = gpu.upload(in[rank].view), y = gpu.empty(DType::bf16, {m, n});
+      gpu.run([&](const cuda::OpContext& ctx) { cuda::linear(ctx, input, weights[rank]->device, y, DType::bf16); });
+      gpu.read(parts[rank].view, y);
+    });
+    Values norm(DType::bf16, {n});
+    for (int64_t i = 0; i < n; ++i) norm.set(i, 1);
+    for (int repeat = 0; repeat < 7; ++repeat)  // every inbox, and both that sum
       pair.on_both([&](int rank, GpuMachine& gpu, Comm& comm) {
-        const View input = gpu.upload(in[rank].view), sum = gpu.upload(x.view), y = gpu.empty(DType::bf16, {m, n});
+        const View input = gpu.upload(in[rank].view), sum = gpu.upload(x.view), y = gpu.empty(DType::bf16, {m, n}),
+                   h = gpu.empty(DType::bf16, {m, n}), weight = gpu.upload(norm.view);
         gpu.run([&](const cuda::OpContext& ctx) {
           std::optional<cuda::PeerLinks> links = cuda::links_for(comm, y);
           REQUIRE(links);
           links->sent = cuda::linear(ctx, input, weights[rank]->device, y, DType::bf16, &*links);
           CHECK(links->sent);
-          cuda::add_residual(ctx, y, sum, &*links);
+          if (repeat % 2)
+            cuda::add_residual(ctx, y, sum, &*links);
+          else
+            cuda::add_residual_norm_route(ctx, y, sum, weight, 1e-5f, h, nullptr, {}, &*links);
         });
-        gpu.read(parts[rank].view, y);
         gpu.read(got[rank].view, sum);
       });
     for (int64_t i = 0; i < m * n; ++i) {

@@ -25,6 +25,9 @@ inline uint32_t load_acquire_gpu(const uint32_t* p, L4_WHERE) {
 inline uint32_t load_relaxed_sys(const uint32_t* p, L4_WHERE) {
   return load_acquire_sys(p, where);
 }
+inline void store_relaxed_gpu(uint32_t* p, uint32_t v) {
+  __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
 inline void store_release_gpu(uint32_t* p, uint32_t v) {
   __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
