@@ -27,6 +27,10 @@
 
 namespace l4::cuda {
 
+// Shared memory of a block that shares an SM with another one of the same size: half of the 228 KB, of which every block
+// takes 1 KB for itself. A kernel with a step more does not share with its own kind, but with who has a step less.
+constexpr size_t kHalfShared = (228 << 10) / 2 - (1 << 10), kHalfSharedStep = 128;
+
 struct Launch {
   dim3 grid = 1, block = 1;
   size_t shared_bytes = 0;  // dynamic

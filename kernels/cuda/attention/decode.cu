@@ -308,7 +308,7 @@ struct Meeting {
 };
 template <class Cache>
 constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
-static_assert(2 * (kSharedBytes<Bf16Cache> + 1024) <= 228 * 1024);  // two such blocks an SM
+static_assert(kSharedBytes<Bf16Cache> <= kHalfShared - kHalfSharedStep);  // small_m.cu
 
 // 2^(x - top), where both may be -infinity: no key was seen.
 __device__ inline float weight_of(float x, float top) {

@@ -63,6 +63,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kSlabBytes = 128;  // of a row
 constexpr int kBuffers = 2;                        // of sums on their way from a tile's warps to the one that adds them
 constexpr int kQueue = 16;                         // items of a block that are known: more than fit a ring
+constexpr int kInFlight = 2;                       // stages that have been asked for and are not there: 8.6 MB in all
 enum class Mode { linear, up, down };
 
 // How 16 bytes of a row of weights become operands. Another format is another of these.
@@ -87,7 +88,6 @@ struct Variant {
   static constexpr int kBlocks = kTileRows / 16;         // of rows
   static constexpr int kParts = kColumns * kBlocks;      // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
   static constexpr size_t kMeetingBytes = size_t(kBuffers) * kWarps * kParts * 32 * sizeof(float4);
-  static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes + kMeetingBytes;
 };
 
 struct Matrix {
@@ -112,6 +112,7 @@ struct Args {
   bool y_is_f32 = false, round = false;
   PeerLinks peers;  // of more than one rank: y is sent to them, and not stored
   const uint32_t* ready = nullptr;  // of each row of x, when it is there; null: when the predecessor has ended
+  int ring = 0;  // stages
   // items of work
   int pieces = 1;               // that a tile is cut into
   float4* parts = nullptr;      // [tiles][pieces][kParts][32]
@@ -208,12 +209,11 @@ __device__ int first_row(const Args& a, int tile, int which) {
 }
 
 // Where one is in the ring.
-template <int kStages>
 struct Turn {
   int stage = 0;
   uint32_t parity = 0;
-  __device__ void next() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
+  __device__ void next(int ring) {
+    if (++stage == ring) stage = 0, parity ^= 1;
   }
 };
 
@@ -224,7 +224,7 @@ struct Fetcher {
   const Args& a;
   Shared<V>& s;
   unsigned char* ring;
-  Turn<V::kStages> at;
+  Turn at, in_flight;    // the next stage to ask for; the oldest that may not be there
   int fetched = 0;       // stages, in all
   int turn = 0;          // of the item at hand, or of the next
   Item now{};            // its stages from now.begin on are still to be fetched
@@ -278,6 +278,10 @@ struct Fetcher {
 
  private:
   __device__ void fetch() {
+    if (fetched >= kInFlight) {
+      mbarrier_wait(&s.full[in_flight.stage], in_flight.parity);
+      in_flight.next(a.ring);
+    }
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
     const Place p = place<mode>(a, now.tile, now.begin);
     const bool routed = mode != Mode::linear && p.which >= 0;
@@ -285,7 +289,7 @@ struct Fetcher {
     mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes);
     tensor_load(ring + at.stage * V::kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage], 0, row,
                 p.stage * V::kSlabs);
-    at.next();
+    at.next(a.ring);
     ++fetched;
   }
   // A block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
@@ -308,7 +312,7 @@ struct Multiplier {
   const unsigned char* ring;
   float4* meeting;  // [kBuffers][kWarps][kParts][32]
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
-  Turn<V::kStages> at;
+  Turn at;
 
   using X = uint32_t[V::kUnits][2][V::kColumns][V::kPerLoad / 2];  // of chunks 2 t and 2 t + 1 of each slab
 
@@ -515,7 +519,7 @@ struct Multiplier {
         multiply(sums, x);
         __syncwarp();
         if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
-        at.next();
+        at.next(a.ring);
       }
       if (turn == 0) wait_for_predecessor();  // what it still uses may be where our results go
       end_item(sums, i, turn);
@@ -534,14 +538,16 @@ struct Multiplier {
   // Brings x into L1 at once, where it has room there: otherwise each of a warp's first stages waits for L2 in turn.
   __device__ void touch() const {
     constexpr int64_t kMost = 16 << 10, kLine = 128;
+    uint32_t words = 0;  // of all loads, so that they are under way together
     auto all = [&](const bf16* from, int64_t n) {
       const int64_t bytes = n * int64_t(sizeof(bf16)), i = int64_t(threadIdx.x) * kLine;
       if (bytes <= kMost && i < bytes)
-        s.touched[threadIdx.x] = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
+        words ^= *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
     };
-    if (a.peers.size > 1) s.touched[threadIdx.x] = a.peers.state->inbox;
+    if (a.peers.size > 1) words = a.peers.state->inbox;
     all(a.x, a.n_tokens * a.shared.k);
     if (mode == Mode::down && a.n_slots > 0) all(a.x_routed, a.n_slots * a.routed.k);
+    s.touched[threadIdx.x] = words;
   }
 };
 
@@ -553,24 +559,28 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
   const bool fetches = threadIdx.x >= 32 * kWarps, one = threadIdx.x == 32 * kWarps;
   using Fetch = Fetcher<V, mode>;
   Fetch fetcher{a, s, ring};
+  // What of the work is known before the route is.
+  constexpr auto known = mode == Mode::up ? Fetch::Known::shared : Fetch::Known::all;
   auto divide = [&] {
     Work& work = s.work;
     work.n_tiles = a.shared.tiles + (mode == Mode::up ? s.chosen.n * a.routed.tiles : 0);
     work.stages = a.shared.stages + (mode == Mode::down ? s.chosen.n * a.routed.stages : 0);
     work.pieces = min(a.pieces, work.stages);
     const int least = work.stages / work.pieces;
-    work.turns = (V::kStages + least - 1) / least;
+    work.turns = (a.ring + least - 1) / least;
   };
   if (fetches) {
     if (one) {
-      for (int i = 0; i < V::kStages; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
+      for (int i = 0; i < a.ring; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
       for (int i = 0; i < kBuffers; ++i) mbarrier_init(&s.handed[i], kWarps), mbarrier_init(&s.taken[i], V::kParts);
       mbarrier_init_fence();
       fence_proxy_async();
       s.chosen.n = 0;
       divide();
-      if (mode != Mode::down || a.pieces == 1)
-        fetcher.until(V::kStages, mode == Mode::linear ? Fetch::Known::all : Fetch::Known::shared, false);
+      if (mode != Mode::down)
+        fetcher.until(kInFlight, known, false);
+      else if (a.pieces == 1)
+        fetcher.until(kInFlight, Fetch::Known::shared, false);
     }
     __syncwarp();
     if constexpr (mode == Mode::down) {  // the route was complete before the kernel before this one passed its wait (ops.h)
@@ -578,20 +588,26 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
       if (one) {
         divide();
         fetcher.now.end = item(s.work, int(blockIdx.x)).end;
-        fetcher.until(V::kStages, Fetch::Known::all, false);
       }
     }
   }
   __syncthreads();
-  if (!a.ready) wait_for_predecessor();
   if (!fetches) {
-    Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + V::kStages * V::kStageBytes)};
-    if (a.ready) multiplier.wait_for_rows();
+    Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + a.ring * V::kStageBytes)};
+    if (a.ready)
+      multiplier.wait_for_rows();
+    else
+      wait_for_predecessor();
     multiplier.touch();
     return multiplier.run();
   }
+  if (!a.ready) {
+    if (one) fetcher.until(a.ring, known, false);
+    __syncwarp();
+    wait_for_predecessor();
+  }
   if constexpr (mode == Mode::up) {
-    if (one) fetcher.until(INT_MAX, Fetch::Known::shared, true);
+    if (one) fetcher.until(INT_MAX, known, true);
     __syncwarp();
     wait_for_predecessor();
     find_chosen(a, s.chosen);
@@ -604,10 +620,17 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
 
 // ---- host
 
-// More than half of an SM's shared memory each: two blocks on one SM would leave another without any.
+// Two blocks on one SM would leave another without any, so each has more than half of an SM's shared memory.
 using Few = Variant<Bf16Weights, 1, 16, 16, 6>;    // 1..4 tokens: stages of 16 x 1024, 32 KB
 using Eight = Variant<Bf16Weights, 1, 32, 8, 6>;     // 5..8: 32 x 512, so that x is read once for 32 rows
 using Sixteen = Variant<Bf16Weights, 2, 32, 8, 5>;
+
+// Beside attention, whose blocks leave late, there is no more than that.
+constexpr size_t kHalfAndMore = kHalfShared + kHalfSharedStep;
+template <class V>
+constexpr size_t kStaticBytes = (sizeof(Shared<V>) + 1023) / 1024 * 1024;  // dynamic_shared() is aligned
+template <class V>
+constexpr int kSmallRing = int((kHalfAndMore - kStaticBytes<V> - V::kMeetingBytes) / V::kStageBytes);
 
 template <class V>
 Matrix matrix(const PackedWeight& w) {
@@ -639,6 +662,10 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   const int64_t stages = a.shared.stages + (mode == Mode::down ? chosen * a.routed.stages : 0);
   const int64_t items = kItemsABlock * ctx.gpu.n_sms;
   a.pieces = int(std::clamp<int64_t>((items + tiles / 2) / tiles, 1, stages));
+  // A product that does not follow a norm follows attention.
+  const bool beside_attention = mode == Mode::linear && !a.ready && kSmallRing<V> > kInFlight;
+  a.ring = beside_attention ? kSmallRing<V> : V::kStages;
+  const size_t bytes = size_t(a.ring) * V::kStageBytes + V::kMeetingBytes;
   Scratch scratch(ctx.work);
   if (a.pieces > 1) a.parts = scratch.take_array<float4>(tiles * a.pieces * V::kParts * 32);
   if (ctx.measuring()) return;
@@ -651,7 +678,7 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   if (routed) a.routed_map = slabs<V>(*routed);
   launch({.grid = unsigned(ctx.gpu.n_sms),
           .block = kThreads,
-          .shared_bytes = V::kSharedBytes,
+          .shared_bytes = std::max(bytes, kHalfAndMore - kStaticBytes<V>),
           .stream = ctx.gpu.stream,
           .programmatic = true},
          small_m_kernel<V, mode>, a);
