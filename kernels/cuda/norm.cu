@@ -147,12 +147,12 @@ struct SumOfPeers {
     __device__ void sent() { peers_.empty_previous(); }
     __device__ Piece<bf16, 8> get(int64_t i) const {
       float v[8] = {};
-      for (int r = 0; r < sum_.links.size; ++r) {
+      peers_.parts(i / 8, mine(), [&](const uint4& word) {
         float part[8];
-        widen(peers_.part(r, i / 8, mine()), part);
+        widen(word, part);
 #pragma unroll
         for (int j = 0; j < 8; ++j) v[j] += part[j];
-      }
+      });
       return Piece<bf16, 8>::of(v);
     }
     __device__ void finish(int64_t n_elements) {

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
   peers.empty_previous();
   for (int64_t i = first; i < n; i += stride) {
     float sum[kPer] = {};
-    for (int r = 0; r < links.size; ++r) add(sum, peers.part(r, i, reinterpret_cast<const Word*>(data)), A{});
+    peers.parts(i, reinterpret_cast<const Word*>(data), [&](const Word& part) { add(sum, part, A{}); });
 #pragma unroll
     for (int j = 0; j < kPer; ++j) data[i * kPer + j] = rounded<A>(sum[j]);
   }
@@ -70,8 +70,10 @@ __global__ void __launch_bounds__(kThreads) all_gather_kernel(const __grid_const
   const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = first; i < n; i += stride) peers.push(i, part[i]);
   peers.empty_previous();
-  for (int r = 0; r < links.size; ++r)
-    for (int64_t i = first; i < n; i += stride) out[r * out_stride + i] = peers.part(r, i, part);
+  for (int64_t i = first; i < n; i += stride) {
+    Word* to = out + i;
+    peers.parts(i, part, [&](const Word& word) { *to = word, to += out_stride; });
+  }
   peers.finish(n * int64_t(sizeof(Word)));
 }
 

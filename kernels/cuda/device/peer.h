@@ -10,7 +10,7 @@
 //   PeerExchange peers(links);          // after wait_for_predecessor(), unless links.sent
 //   peers.push(i, word);                // uint4 or uint32_t, i counts them; each word once, by any thread
 //   peers.empty_previous();             // when one has pushed: while the others' parts come
-//   word = peers.part(r, i, mine);      // rank r's; for one's own rank mine[i]
+//   peers.parts(i, mine, add);          // add(rank 0's word i), add(rank 1's), ...; one's own is mine[i]
 //   peers.finish(bytes);                // of one part; once, at the end
 //
 // The kernel before may push as well, as its results come (small_m.cu, PeerLinks::sent), into its own inbox too: it is
@@ -33,7 +33,7 @@ class PeerExchange {
 
   // -0.0 becomes 0.0.
   __device__ void push(int64_t i, uint4 v) {
-    v = {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
+    v = sendable(v);
     for (int r = 0; r < links_.size; ++r)
       if (r != links_.rank) store_volatile16(inbox<uint4>(r, inbox_, links_.rank) + i, v);
   }
@@ -47,14 +47,30 @@ class PeerExchange {
       store_relaxed_sys(inbox<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
   }
 
-  // As it was pushed: the same bits on every rank.
-  __device__ uint4 part(int rank, int64_t i, const uint4* mine) const {
-    if (rank != links_.rank || links_.sent) return receive<uint4>(rank, i);
-    const uint4 v = mine[i];
-    return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
-  }
-  __device__ uint32_t part(int rank, int64_t i, const uint32_t* mine) const {
-    return rank != links_.rank || links_.sent ? receive<uint32_t>(rank, i) : sendable(mine[i]);
+  // As they were pushed: the same bits on every rank. A look takes a trip to L2, so two words are looked for at once.
+  template <class Word, class Add>
+  __device__ void parts(int64_t i, const Word* mine, Add&& add) const {
+    const std::byte* from = reinterpret_cast<const std::byte*>(inbox<Word>(links_.rank, inbox_, 0) + i);
+    for (int first = 0; first < links_.size; first += 2, from += 2 * links_.part_bytes) {
+      Word words[2];
+      bool there[2];
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        there[k] = first + k == links_.size || (first + k == links_.rank && !links_.sent);
+        if (there[k] && first + k < links_.size) words[k] = sendable(mine[i]);
+      }
+      for (uint32_t tries = 1; !(there[0] && there[1]); ++tries) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k)
+          if (!there[k]) words[k] = look(reinterpret_cast<const Word*>(from + k * links_.part_bytes));
+#pragma unroll
+        for (int k = 0; k < 2; ++k)
+          if (!there[k]) there[k] = is_there(words[k]);
+        if (tries % kTriesPerLook == 0 && given_up()) break;
+      }
+      add(words[0]);
+      if (first + 1 < links_.size) add(words[1]);
+    }
   }
 
   __device__ void empty_previous() {
@@ -81,26 +97,17 @@ class PeerExchange {
   static constexpr uint32_t kTriesPerLook = 1024;  // a look at the host's flag takes a microsecond
 
   __device__ static uint32_t sendable(uint32_t v) { return v == kNotThere ? 0 : v; }
+  __device__ static uint4 sendable(uint4 v) { return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)}; }
   // What rank `from` sends to rank `of`.
   template <class Word>
   __device__ Word* inbox(int of, uint32_t number, int from) const {
     return reinterpret_cast<Word*>(links_.inboxes[of] + (int64_t(number) * links_.size + from) * links_.part_bytes);
   }
-  template <class Word>
-  __device__ Word receive(int from, int64_t i) const {
-    const Word* at = inbox<Word>(links_.rank, inbox_, from) + i;
-    for (uint32_t tries = 1;; ++tries) {
-      Word v;
-      bool there;
-      if constexpr (sizeof(Word) == sizeof(uint4)) {
-        v = load_volatile16(at);
-        there = v.x != kNotThere && v.y != kNotThere && v.z != kNotThere && v.w != kNotThere;
-      } else {
-        v = load_relaxed_sys(at);
-        there = v != kNotThere;
-      }
-      if (there || (tries % kTriesPerLook == 0 && given_up())) return v;
-    }
+  __device__ static uint4 look(const uint4* at) { return load_volatile16(at); }
+  __device__ static uint32_t look(const uint32_t* at) { return load_relaxed_sys(at); }
+  __device__ static bool is_there(uint32_t v) { return v != kNotThere; }
+  __device__ static bool is_there(const uint4& v) {
+    return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w);
   }
   __device__ bool given_up() const {
     __nanosleep(100);

@@ -129,11 +129,15 @@ struct Chosen {
   int16_t slot[kSmallMSlots][kTokens];  // token's slot in act_routed; -1: it did not choose this one
 };
 
-// By one whole warp.
-template <int kTokens>
-__device__ void find_chosen(const Args& a, Chosen<kTokens>& chosen) {
+// The expert of this lane's slot.
+__device__ int choice(const Args& a) {
   const int lane = int(threadIdx.x % 32);
-  const int e = lane < a.n_slots ? __ldcg(a.expert + lane) - a.first_expert : -1;
+  return lane < a.n_slots ? __ldcg(a.expert + lane) - a.first_expert : -1;
+}
+// By one whole warp. e: choice()
+template <int kTokens>
+__device__ void find_chosen(const Args& a, int e, Chosen<kTokens>& chosen) {
+  const int lane = int(threadIdx.x % 32);
   const bool here = e >= 0 && e < a.n_experts;
   for (int i = lane; i < a.n_slots * kTokens; i += 32) chosen.slot[i / kTokens][i % kTokens] = -1;
   bool first = here;
@@ -224,6 +228,7 @@ struct Fetcher {
   const Args& a;
   Shared<V>& s;
   unsigned char* ring;
+  const uint64_t read_once = cache_evict_first();  // code, activations and pages stay in L2
   Turn at, in_flight;    // the next stage to ask for; the oldest that may not be there
   int fetched = 0;       // stages, in all
   int turn = 0;          // of the item at hand, or of the next
@@ -287,8 +292,8 @@ struct Fetcher {
     const bool routed = mode != Mode::linear && p.which >= 0;
     const int row = first_row<V, mode>(a, now.tile, p.which) + (routed ? s.chosen.expert[p.which] * a.routed.n : 0);
     mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes);
-    tensor_load(ring + at.stage * V::kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage], 0, row,
-                p.stage * V::kSlabs);
+    tensor_load_hint(ring + at.stage * V::kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage],
+                     read_once, 0, row, p.stage * V::kSlabs);
     at.next(a.ring);
     ++fetched;
   }
@@ -570,6 +575,8 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
     work.turns = (a.ring + least - 1) / least;
   };
   if (fetches) {
+    // In down the route was complete before the kernel before this one passed its wait (ops.h).
+    const int e = mode == Mode::down ? choice(a) : 0;
     if (one) {
       for (int i = 0; i < a.ring; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
       for (int i = 0; i < kBuffers; ++i) mbarrier_init(&s.handed[i], kWarps), mbarrier_init(&s.taken[i], V::kParts);
@@ -583,8 +590,8 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
         fetcher.until(kInFlight, Fetch::Known::shared, false);
     }
     __syncwarp();
-    if constexpr (mode == Mode::down) {  // the route was complete before the kernel before this one passed its wait (ops.h)
-      find_chosen(a, s.chosen);
+    if constexpr (mode == Mode::down) {
+      find_chosen(a, e, s.chosen);
       if (one) {
         divide();
         fetcher.now.end = item(s.work, int(blockIdx.x)).end;
@@ -610,7 +617,7 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
     if (one) fetcher.until(INT_MAX, known, true);
     __syncwarp();
     wait_for_predecessor();
-    find_chosen(a, s.chosen);
+    find_chosen(a, choice(a), s.chosen);
     if (one) s.work.n_tiles += s.chosen.n * a.routed.tiles;
   }
   if (!one) return;
