@@ -10,9 +10,13 @@
 //   * always: weights, and the step's plan. Both were there before the step's first kernel, and a copy lets nobody in
 //     before it is done.
 //   * what is older than the last late kernel before it, whichever kernels that may be.
-// The latter do two:
+// The latter do
 //   attention/decode.cu  pages of earlier steps and copied pages. The late kernel is the product of QKV.
 //   small_m.cu's down    the route. The late kernel is its up.
+//   norm.cu              the residual stream, where the ranks' parts of what is added come by themselves (device/peer.h). The
+//                        late kernel is the product that sends them. It writes h as well, whose readers are older than that.
+// And small_m.cu reads the rows that norm.cu has said are there (OpContext::published) before norm.cu's kernel ends; it stores
+// nothing before that.
 // Early are norm.cu's rms_norm, add_residual and add_residual_norm_route, rope.cu's finish_qkv, and attention/decode.cu
 // where the keys are few; all others are late. After the early ones come small_m.cu's linear and up, which fill their rings
 // of weights, and decode.cu, so that the memory does not stand idle while a few blocks work.

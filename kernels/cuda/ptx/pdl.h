@@ -4,8 +4,8 @@
 namespace l4::cuda {
 
 // griddepcontrol.wait: until all blocks of the preceding kernel have ended and their writes can be seen. At once in a
-// launch that is not programmatic. What a kernel may read before it: launch.h. It may write no device memory at all (the
-// predecessor may still read it).
+// launch that is not programmatic. What a kernel may read before it: launch.h. It may write no device memory that the
+// predecessor may still read.
 __device__ inline void wait_for_predecessor() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
