@@ -172,6 +172,7 @@ std::unique_ptr<Backend> Bench::make_backend(std::span<const StepPlan> steps, in
   if (!on_gpu()) return make_cpu_backend(options_.threads.value_or(0));
   CudaOptions o;
   o.page_tokens = page_tokens;
+  o.fast_only = true;
   for (const StepPlan& step : steps) {
     o.max_rows = std::max(o.max_rows, step.n_rows());
     o.max_out_rows = std::max(o.max_out_rows, step.n_out());

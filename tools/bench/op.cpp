@@ -230,9 +230,6 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
     const std::vector<StageRecorder::Call>& calls = recorder.calls(stage);
     if (calls.empty()) continue;
     const std::string kernel = calls[0].kernel;
-    if (kernel.find("generic") != std::string::npos)
-      fail(ErrorKind::unsupported, model.name, ": ", stage, " of ", c.n_rows,
-           " rows runs on the generic path, which is right for any shape and slow; it is not timed");
     std::vector<double> seconds = backend.time_runs(
         [&] {
           for (const StageRecorder::Call& call : calls) call.run();
@@ -311,15 +308,20 @@ void run_op(const OpOptions& o) {
         fail(ErrorKind::usage, model.name, " has a context of ", model.config.text.max_positions, " tokens");
       steps.push_back(plan_of(c, shard.cut.text, o.common.synthetic.seed));
     }
-    const std::unique_ptr<Backend> backend = bench.make_backend(steps, kv_page_tokens(shard.cut.text));
-    std::vector<double> differences;
-    for (const Case& c : cases)
-      differences.push_back(bench.on_gpu() ? check(*backend, model.config, topology, c, o.common.synthetic.seed,
-                                                   o.common.threads.value_or(0))
-                                           : 0);
-    Stack stack(*backend, shard.whole, shard.cut, shard.plan, o.common.synthetic.seed, o.common.round_robin_experts, steps);
-    for (size_t i = 0; i < cases.size(); ++i)
-      measure(bench, *backend, model, o, shard, stack, cases[i], differences[i]);
+    try {
+      const std::unique_ptr<Backend> backend = bench.make_backend(steps, kv_page_tokens(shard.cut.text));
+      std::vector<double> differences;
+      for (const Case& c : cases)
+        differences.push_back(bench.on_gpu() ? check(*backend, model.config, topology, c, o.common.synthetic.seed,
+                                                     o.common.threads.value_or(0))
+                                             : 0);
+      Stack stack(*backend, shard.whole, shard.cut, shard.plan, o.common.synthetic.seed, o.common.round_robin_experts,
+                  steps);
+      for (size_t i = 0; i < cases.size(); ++i)
+        measure(bench, *backend, model, o, shard, stack, cases[i], differences[i]);
+    } catch (const Error& e) {
+      throw Error(e.kind(), cat(model.name, ": ", e.message()));
+    }
   }
   bench.finish();
 }
