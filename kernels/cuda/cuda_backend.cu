@@ -231,32 +231,35 @@ void CudaBackend::attention(const AttentionArgs& args) {
   paged_attention(context(args.work), args);
 }
 
-// The ranks' parts are rounded to A before they are added: half the bytes, and what tensor parallel transformers does.
-// Small sums are made by whoever adds them to the residual stream: these are its links, `make` makes a rank's part and says
-// whether it has sent it. Otherwise the sum is made here.
-std::optional<PeerLinks> CudaBackend::sum_over_ranks(const OpContext& ctx, const View& part, Comm& comm,
-                                                     const std::function<bool(const PeerLinks*)>& make) {
+// The end of attention's or the feed-forward block: this rank's part of its output, which make(ctx, y, links) puts into y
+// or, saying so, sends; the sum over ranks; the residual stream, the next norm and the routing. The ranks' parts are rounded
+// to A before they are added: half the bytes, and what tensor parallel transformers does. Small sums are made by whoever adds
+// them to the residual stream.
+template <class Args, class Make>
+void CudaBackend::end_block(const Args& args, const PackedWeight* router, const Route& route, const Make& make) {
+  const OpContext ctx = context(args.work);
+  Scratch scratch(ctx.work);
+  const View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
+  const bool is_part = !ctx.measuring() && args.comm->size() > 1;
   std::optional<PeerLinks> links;
-  if (!ctx.measuring() && comm.size() > 1) links = links_for(comm, part);
-  const bool sent = make(links ? &*links : nullptr);
-  if (links)
-    links->sent = sent;
-  else if (!ctx.measuring() && comm.size() > 1)
-    comm.all_reduce_sum(part);
-  return links;
+  if (is_part) links = links_for(*args.comm, y);
+  PeerLinks* const peers = links ? &*links : nullptr;
+  const bool sent = make(ctx, y, peers);
+  if (peers)
+    peers->sent = sent;
+  else if (is_part)
+    args.comm->all_reduce_sum(y);
+  if (!args.norm_weight)
+    add_residual(ctx, y, args.x, peers);
+  else if (add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, router, route, peers))
+    published_ = args.h.data;
 }
 
 void CudaBackend::attn_out(const AttnOutArgs& args) {
   refuse_generic("attn_out", args, args.x.rows());
-  const OpContext ctx = context(args.work);
-  Scratch scratch(ctx.work);
-  View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
-  const std::optional<PeerLinks> peers = sum_over_ranks(ctx, y, *args.comm, [&](const PeerLinks* links) {
-    return cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype, links);
+  end_block(args, args.router, args.route, [&](const OpContext& ctx, const View& y, const PeerLinks* peers) {
+    return cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype, peers);
   });
-  if (add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, args.router, args.route,
-                              peers ? &*peers : nullptr))
-    published_ = args.h.data;
 }
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
@@ -266,16 +269,9 @@ void CudaBackend::ffn_up(const FfnUpArgs& args) {
 
 void CudaBackend::ffn_down(const FfnDownArgs& args) {
   refuse_generic("ffn_down", args, args.x.rows());
-  const OpContext ctx = context(args.work);
-  Scratch scratch(ctx.work);
-  View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
-  const std::optional<PeerLinks> peers = sum_over_ranks(
-      ctx, y, *args.comm, [&](const PeerLinks* links) { return cuda::ffn_down(ctx, args, y, links); });
-  if (!args.norm_weight)
-    add_residual(ctx, y, args.x, peers ? &*peers : nullptr);
-  else if (add_residual_norm_route(ctx, y, args.x, args.norm_weight, args.norm_eps, args.h, nullptr, {},
-                                   peers ? &*peers : nullptr))
-    published_ = args.h.data;
+  end_block(args, nullptr, {}, [&](const OpContext& ctx, const View& y, const PeerLinks* peers) {
+    return cuda::ffn_down(ctx, args, y, peers);
+  });
 }
 
 void CudaBackend::head(const HeadArgs& args) {

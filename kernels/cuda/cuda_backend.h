@@ -80,8 +80,8 @@ class CudaBackend : public Backend {
 
  private:
   cuda::OpContext context(Arena* work) { return {gpu_, *work, std::exchange(published_, nullptr)}; }
-  std::optional<cuda::PeerLinks> sum_over_ranks(const cuda::OpContext& ctx, const View& part, Comm& comm,
-                                                const std::function<bool(const cuda::PeerLinks*)>& make);
+  template <class Args, class Make>
+  void end_block(const Args& args, const PackedWeight* router, const Route& route, const Make& make);
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
   template <class Args>

@@ -199,8 +199,8 @@ __global__ void __launch_bounds__(kThreads)
 // Likewise it does not wait for its predecessor's end where the ranks' parts come by themselves. It does so before it writes
 // what others than the successor read, or might use for something else: x, logits, counters.
 //
-// 48 registers: beside a block of small_m.cu (512 threads of 64, up to 8 rows) that is what a multiprocessor has. With
-// more the blocks could not start before the predecessor's have left.
+// 48 registers: beside a block of small_m.cu (288 threads of 88, or of 120 with more than 8 rows) a multiprocessor has them.
+// With more the blocks could not start before the predecessor's have left.
 constexpr int kAtOnce = 2;
 
 // The sum over the block of v[e], in thread e; e < n. By all threads; a barrier lies between two calls.

@@ -32,19 +32,15 @@ class PeerExchange {
       : links_(links), inbox_(links.state->inbox), previous_((inbox_ + kInboxes - 1) % kInboxes) {}
 
   // -0.0 becomes 0.0.
-  __device__ void push(int64_t i, uint4 v) {
-    v = sendable(v);
-    for (int r = 0; r < links_.size; ++r)
-      if (r != links_.rank) store_volatile16(inbox<uint4>(r, inbox_, links_.rank) + i, v);
-  }
-  __device__ void push(int64_t i, uint32_t v) {
-    for (int r = 0; r < links_.size; ++r)
-      if (r != links_.rank) store_relaxed_sys(inbox<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
+  template <class Word>
+  __device__ void push(int64_t i, Word v) {
+    push_to_all_but(links_.rank, i, v);
   }
   // Of the kernel before the exchange: into all inboxes.
-  __device__ void push_to_all(int64_t i, uint32_t v) {
-    for (int r = 0; r < links_.size; ++r)
-      store_relaxed_sys(inbox<uint32_t>(r, inbox_, links_.rank) + i, sendable(v));
+  template <class Word>
+  __device__ void push_to_all(int64_t i, Word v) {
+    constexpr int kNobody = -1;
+    push_to_all_but(kNobody, i, v);
   }
 
   // As they were pushed: the same bits on every rank. A look takes a trip to L2, so two words are looked for at once.
@@ -98,6 +94,14 @@ class PeerExchange {
 
   __device__ static uint32_t sendable(uint32_t v) { return v == kNotThere ? 0 : v; }
   __device__ static uint4 sendable(uint4 v) { return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)}; }
+  template <class Word>
+  __device__ void push_to_all_but(int rank, int64_t i, Word v) {
+    v = sendable(v);
+    for (int r = 0; r < links_.size; ++r)
+      if (r != rank) put(inbox<Word>(r, inbox_, links_.rank) + i, v);
+  }
+  __device__ static void put(uint4* at, uint4 v) { store_volatile16(at, v); }
+  __device__ static void put(uint32_t* at, uint32_t v) { store_relaxed_sys(at, v); }
   // What rank `from` sends to rank `of`.
   template <class Word>
   __device__ Word* inbox(int of, uint32_t number, int from) const {

@@ -65,11 +65,11 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
   const bool fetches = threadIdx.x >= 32 * kWarps, one = threadIdx.x == 32 * kWarps;
   using Fetch = Fetcher<V, mode>;
   Fetch fetcher{a, s, ring};
-  // What of the work is known before the route is.
+  // What of the work is known when the block begins; in down that is the route, too.
   constexpr auto known = mode == Mode::up ? Fetch::Known::shared : Fetch::Known::all;
   auto divide = [&] {
     Work& work = s.work;
-    work.n_tiles = a.shared.tiles + (mode == Mode::up ? s.chosen.n * a.routed.tiles : 0);
+    work.n_tiles = a.shared.tiles;  // up: of which the route makes more
     work.stages = a.shared.stages + (mode == Mode::down ? s.chosen.n * a.routed.stages : 0);
     work.pieces = min(a.pieces, work.stages);
     const int least = work.stages / work.pieces;
@@ -85,10 +85,8 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
       fence_proxy_async();
       s.chosen.n = 0;
       divide();
-      if (mode != Mode::down)
-        fetcher.until(kInFlight, known, false);
-      else if (a.pieces == 1)
-        fetcher.until(kInFlight, Fetch::Known::shared, false);
+      if (mode != Mode::down || a.pieces == 1)
+        fetcher.until(kInFlight, mode == Mode::linear ? Fetch::Known::all : Fetch::Known::shared, false);
     }
     __syncwarp();
     if constexpr (mode == Mode::down) {
@@ -129,8 +127,8 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
 // ---- host
 
 // Two blocks on one SM would leave another without any, so each has more than half of an SM's shared memory.
-using Few = Variant<Bf16Weights, 1, 16, 16, 6>;    // 1..4 tokens: stages of 16 x 1024, 32 KB
-using Eight = Variant<Bf16Weights, 1, 32, 8, 6>;     // 5..8: 32 x 512, so that x is read once for 32 rows
+using Few = Variant<Bf16Weights, 1, 16, 16, 6>;   // 1..4 tokens: stages of 16 x 1024, 32 KB
+using Eight = Variant<Bf16Weights, 1, 32, 8, 6>;  // 5..8: 32 x 512, so that x is read once for 32 rows
 using Sixteen = Variant<Bf16Weights, 2, 32, 8, 5>;
 
 // Beside attention, whose blocks leave late, there is no more than that.

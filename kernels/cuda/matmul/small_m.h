@@ -11,7 +11,7 @@ constexpr int64_t kSmallMSlab = 64;   // k, D and F are multiples of it: 128 byt
 // At most kSmallM rows, bfloat16. peers: linear() in ops.h.
 bool small_m_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to,
                     const PeerLinks* peers = nullptr);
-// act_routed in the order of the slots. top_k >= 1 with rows * top_k <= kSmallMSlots; 
+// act_routed in the order of the slots. top_k >= 1 with rows * top_k <= kSmallMSlots.
 void small_m_ffn_up(const OpContext&, const FfnUpArgs&);
 bool small_m_ffn_down(const OpContext&, const FfnDownArgs&, const View& y, const PeerLinks* peers = nullptr);
 

@@ -16,9 +16,9 @@ constexpr int kWarps = 8;  // that multiply; one more fetches
 constexpr int kThreads = 32 * (kWarps + 1);
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kSlabBytes = 128;  // of a row
-constexpr int kBuffers = 2;                        // of sums on their way from a tile's warps to the one that adds them
-constexpr int kQueue = 16;                         // items of a block that are known: more than fit a ring
-constexpr int kInFlight = 2;                       // stages that have been asked for and are not there: 8.6 MB in all
+constexpr int kBuffers = 2;      // of sums on their way from a tile's warps to the one that adds them
+constexpr int kQueue = 16;       // items of a block that are known: more than fit a ring
+constexpr int kInFlight = 2;     // stages that have been asked for and are not there: 8.6 MB in all
 enum class Mode { linear, up, down };
 
 // How 16 bytes of a row of weights become operands. Another format is another of these.
