@@ -151,7 +151,7 @@ section_sanitizer() {
   check() {
     local log="$WORK/sanitizer-$1-${2//[^a-z]/_}"
     LD_LIBRARY_PATH=$L4_LIBRARIES timeout -k 5 200 "$sanitizer" --tool "$1" --target-processes all --print-limit 20 \
-      "$BIN/l4-tests" -tc="$2*" > "$log" 2>&1
+      "$BIN/l4-tests" -tc="$2*" -tce='*a tensor map that the hardware cannot have*' > "$log" 2>&1  # an API error on purpose
     local status=$? errors
     errors=$(awk '/(ERROR|RACECHECK) SUMMARY: [0-9]+/ { n += $4; seen = 1 } END { if (seen) print n }' "$log")
     printf '%-10s %-28s exit %-4s errors %s\n' "$1" "$2" "$status" "${errors:-none reported: it did not finish}"

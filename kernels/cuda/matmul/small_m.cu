@@ -80,7 +80,9 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
     const int e = mode == Mode::down ? choice(a) : 0;
     if (one) {
       for (int i = 0; i < a.ring; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
-      for (int i = 0; i < kBuffers; ++i) mbarrier_init(&s.handed[i], kWarps), mbarrier_init(&s.taken[i], V::kParts);
+      for (int i = 0; i < kBuffers; ++i)
+        mbarrier_init(&s.handed[i], 32 * kWarps), mbarrier_init(&s.taken[i], 32 * V::kParts);
+      mbarrier_init(&s.routed, 32);
       mbarrier_init_fence();
       fence_proxy_async();
       s.chosen.n = 0;
@@ -117,6 +119,7 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88 : 128)  // 88 leave room for a
     __syncwarp();
     wait_for_predecessor();
     find_chosen(a, choice(a), s.chosen);
+    mbarrier_arrive(&s.routed);
     if (one) s.work.n_tiles += s.chosen.n * a.routed.tiles;
   }
   if (!one) return;

@@ -18,6 +18,7 @@ struct Fetcher {
   int fetched = 0;       // stages, in all
   int turn = 0;          // of the item at hand, or of the next
   Item now{};            // its stages from now.begin on are still to be fetched
+  int index_of_now = 0;
   bool open = false, ended = false, asked = false;
   uint32_t drawn = 0;    // a ticket that may be on its way
 
@@ -51,7 +52,7 @@ struct Fetcher {
         now = item(s.work, i);
         if (mode == Mode::down && known == Known::shared) now.end = INT_MAX;  // not known yet
         open = true;
-        s.queue[turn % kQueue] = i;
+        index_of_now = i;
         if (may_draw && turn + 1 >= s.work.turns && n_given() < n) ask();
       }
       if (mode == Mode::down && known == Known::shared && now.begin >= a.shared.stages) return;
@@ -73,6 +74,7 @@ struct Fetcher {
       in_flight.next(a.ring);
     }
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
+    s.item[at.stage] = index_of_now;
     const Place p = place<mode>(a, now.tile, now.begin);
     const bool routed = mode != Mode::linear && p.which >= 0;
     const int row = first_row<V, mode>(a, now.tile, p.which) + (routed ? s.chosen.expert[p.which] * a.routed.n : 0);
@@ -88,7 +90,7 @@ struct Fetcher {
     if (last_ticket) *a.ticket = 0;
     if (let) let_in();
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
-    s.queue[turn % kQueue] = kNone;
+    s.item[at.stage] = kNone;
     mbarrier_arrive(&s.full[at.stage]);
   }
 };

@@ -33,6 +33,7 @@ struct Multiplier {
   __device__ void find_x(From& f, int tile, int stage) const {
     const Place p = place<mode>(a, tile, stage);
     const bool routed = mode != Mode::linear && p.which >= 0;
+    if (mode == Mode::up && routed) mbarrier_wait(&s.routed, 0);
     const int k = int(routed ? a.routed.k : a.shared.k);
     const int first = p.stage * V::kStageK + warp * V::kSlabK + 2 * t * V::kPerLoad;
     f.until = mode != Mode::down ? INT_MAX : stage - p.stage + (routed ? a.routed : a.shared).stages;
@@ -176,7 +177,8 @@ struct Multiplier {
     return true;
   }
 
-  // Hands the warp's sums over. Each part's are added by another warp each time.
+  // Hands the warp's sums over. Each part's are added by another warp each time. Every lane arrives for itself,
+  // once a tile: compute-sanitizer cannot follow one that arrives for its warp.
   __device__ void end_item(const Sums& sums, const Item& i, int turn) {
     const int buffer = turn % kBuffers;
     const uint32_t parity = turn / kBuffers % 2;
@@ -191,23 +193,21 @@ struct Multiplier {
         for (int j = 0; j < 4; ++j) v[j] += sums[u][p / V::kColumns][p % V::kColumns][j];
       from[(warp * V::kParts + p) * 32] = make_float4(v[0], v[1], v[2], v[3]);
     }
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(&s.handed[buffer]);
     const int part = (warp + kWarps - turn * V::kParts % kWarps) % kWarps;
+    mbarrier_arrive(&s.handed[buffer]);
     if (part >= V::kParts) return;
     mbarrier_wait(&s.handed[buffer], parity);
     float v[4] = {};
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) add(v, from[(w * V::kParts + part) * 32]);
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(&s.taken[buffer]);
+    mbarrier_arrive(&s.taken[buffer]);
     if (s.work.pieces == 1 || add_pieces(i, part, v)) store(i.tile, part, v);
   }
 
   __device__ void run() {
     for (int turn = 0;; ++turn) {
       mbarrier_wait(&s.full[at.stage], at.parity);
-      const int index = s.queue[turn % kQueue];
+      const int index = __shfl_sync(kAllLanes, lane == 0 ? s.item[at.stage] : 0, 0);
       if (index == kNone) return;
       const Item i = item(s.work, index);
       Sums sums = {};

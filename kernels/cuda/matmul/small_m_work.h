@@ -17,7 +17,6 @@ constexpr int kThreads = 32 * (kWarps + 1);
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kSlabBytes = 128;  // of a row
 constexpr int kBuffers = 2;      // of sums on their way from a tile's warps to the one that adds them
-constexpr int kQueue = 16;       // items of a block that are known: more than fit a ring
 constexpr int kInFlight = 2;     // stages that have been asked for and are not there: 8.6 MB in all
 enum class Mode { linear, up, down };
 
@@ -35,7 +34,6 @@ template <class Weights_, int kColumns_, int kTileRows_, int kSlabs_, int kStage
 struct Variant {
   using Weights = Weights_;
   static constexpr int kColumns = kColumns_, kTileRows = kTileRows_, kSlabs = kSlabs_, kStages = kStages_;
-  static_assert(kStages + 2 < kQueue);
   static constexpr int kTokens = 8 * kColumns, kPerLoad = Weights::kPerLoad;
   static constexpr int kSlabK = kSlabBytes / 16 * kPerLoad, kStageK = kSlabs * kSlabK;
   static constexpr int kStageBytes = kSlabs * kTileRows * kSlabBytes;
@@ -130,8 +128,9 @@ constexpr int kNone = INT_MAX;  // no item
 template <class V>
 struct Shared {
   Mbarrier full[V::kStages], empty[V::kStages];  // the ring: one fetches, kWarps read
-  Mbarrier handed[kBuffers], taken[kBuffers];    // sums: kWarps hand them over, one warp a part takes them
-  int queue[kQueue];                             // the block's items, by their turn
+  int item[V::kStages];                          // that a stage is of; kNone: the end
+  Mbarrier handed[kBuffers], taken[kBuffers];    // sums: kWarps hand them over, one warp a part takes them; by lanes
+  Mbarrier routed;                               // up: `chosen` is there
   Work work;
   Chosen<V::kTokens> chosen;
   uint32_t touched[32 * kWarps];                 // nobody reads it: where touch() puts what it loads
