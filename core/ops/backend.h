@@ -34,8 +34,13 @@ class Backend {
   virtual void copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) = 0;
 
   // ---- weights: the backend owns packing, the model knows logical slices only
-  virtual PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
-                            std::span<const WeightSlice> bias) = 0;
+  // fp8 and int4: codes and their scales; or, fp8 without scales, weights of other types, of which each row becomes codes of
+  // w / s with s = max|w| / 448 (1 in a row of zeros).
+  virtual PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                            std::span<const WeightSlice> scale) = 0;
+  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias) {
+    return pack(spec, weight, bias, {});
+  }
   virtual size_t packed_bytes(const LinearSpec& spec) const = 0;  // what pack() will allocate, for plans
   // upload() of bytes that lie in a mapped file.
   virtual void load(const View& to, const void* host, const MappedFile& file) = 0;

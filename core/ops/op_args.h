@@ -29,11 +29,18 @@ struct LinearSpec {
   bool gated = false;          // rows are gate (first n/2) and up (last n/2); a backend may interleave them
   bool bias = false;
   WeightFormat format = WeightFormat::bf16;
+  int64_t group = 0;            // int4: columns that share a scale
+  InputFormat input = InputFormat::as_is;
+  float input_scale = 0;        // of fp8_static
 };
 
 // A rectangle of a checkpoint tensor and where it goes: element (i, j) of the slice is
 // data[i * n_stride + j * k_stride] (strides in elements) and becomes W[expert][n_offset + i][k_offset + j].
 // A bias slice has k == 1 and goes to b[n_offset + i].
+// Codes of int4: words (I32) of eight, the lowest four bits first, code + 8 each; k and k_offset count codes and are multiples
+// of 8, n_stride counts words, k_stride is 1.
+// A slice of scales counts groups where a weight's counts columns: k == 1 where a row has one. A stride may be 0: rows, or
+// groups, that share a scale.
 struct WeightSlice {
   const void* data = nullptr;  // host memory
   DType dtype = DType::bf16;

@@ -11,16 +11,22 @@ struct Row {
   const char* name;
   uint64_t bits;  // of one weight
 };
-constexpr Row kTable[] = {{"F32", 32}, {"BF16", 16}};
+constexpr Row kTable[] = {{"F32", 32}, {"BF16", 16}, {"FP8", 8}, {"INT4", 4}};
 }  // namespace
 
 const char* weight_format_name(WeightFormat format) {
   return kTable[size_t(format)].name;
 }
 
-uint64_t weight_bytes(WeightFormat format, int64_t n, int64_t k) {
+uint64_t weight_bytes(WeightFormat format, int64_t n, int64_t k, int64_t group) {
   L4_CHECK(n >= 0 && k >= 0);
-  return uint64_t(n) * uint64_t(k) * kTable[size_t(format)].bits / 8;
+  uint64_t scales = 0;
+  if (format == WeightFormat::fp8) scales = uint64_t(n) * sizeof(float);
+  if (format == WeightFormat::int4) {
+    L4_CHECK(group > 0 && k % group == 0, "groups of ", group, " of ", k, " columns");
+    scales = uint64_t(n) * uint64_t(k / group) * sizeof(BFloat16);
+  }
+  return uint64_t(n) * uint64_t(k) * kTable[size_t(format)].bits / 8 + scales;
 }
 
 std::optional<WeightFormat> held_format(DType stored) {

@@ -48,8 +48,8 @@ void CpuBackend::copy_pages(const KvLayer& first_layer, int64_t n_layers, std::s
 // ---- weights --------------------------------------------------------------------------------------------------------
 
 PackedWeight CpuBackend::pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
-                              std::span<const WeightSlice> bias) {
-  return pack_weight(pool_, spec, weight, bias);
+                              std::span<const WeightSlice> bias, std::span<const WeightSlice> scale) {
+  return pack_weight(pool_, spec, weight, bias, scale);
 }
 size_t CpuBackend::packed_bytes(const LinearSpec& spec) const {
   return packed_weight_bytes(spec);

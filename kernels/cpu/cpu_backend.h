@@ -22,8 +22,8 @@ class CpuBackend : public Backend {
   void copy(const View& to, const View& from) override;
   void copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) override;
 
-  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
-                    std::span<const WeightSlice> bias) override;
+  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                    std::span<const WeightSlice> scale) override;
   size_t packed_bytes(const LinearSpec& spec) const override;
   void load(const View& to, const void* host, const MappedFile& file) override;
   void finish_loading() override {}

@@ -55,7 +55,7 @@ void linear(const OpContext&, const View& x, const PackedWeight& w, const View& 
 
 // pack.cpp: the layout linear() reads. Panels of 32 output columns, each [k][32]; the last one is padded with zeros.
 PackedWeight pack_weight(ThreadPool&, const LinearSpec&, std::span<const WeightSlice> weight,
-                         std::span<const WeightSlice> bias);
+                         std::span<const WeightSlice> bias, std::span<const WeightSlice> scale = {});
 size_t packed_weight_bytes(const LinearSpec&);
 inline int64_t n_panels(const LinearSpec& spec) {
   return (spec.n + 31) / 32;

@@ -149,7 +149,8 @@ size_t packed_weight_bytes(const LinearSpec& spec) {
 }
 
 PackedWeight pack_weight(ThreadPool& pool, const LinearSpec& spec, std::span<const WeightSlice> weight,
-                         std::span<const WeightSlice> bias) {
+                         std::span<const WeightSlice> bias, std::span<const WeightSlice> scale) {
+  L4_CHECK(scale.empty(), spec.name);
   L4_CHECK(spec.n > 0 && spec.k > 0 && spec.n_experts > 0 && (!spec.gated || spec.n % 2 == 0), spec.name);
   L4_CHECK(spec.bias || bias.empty(), spec.name, ": a bias where none was announced");
   PackedWeight packed{.spec = spec, .data = huge_buffer(data_bytes(spec), spec.name.c_str()), .scales = {}, .bias = {}};

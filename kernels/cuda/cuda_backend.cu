@@ -120,8 +120,9 @@ void CudaBackend::copy_pages(const KvLayer& first_layer, int64_t n_layers, std::
 // ---- weights --------------------------------------------------------------------------------------------------------
 
 PackedWeight CudaBackend::pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
-                               std::span<const WeightSlice> bias) {
+                               std::span<const WeightSlice> bias, std::span<const WeightSlice> scale) {
   make_current();
+  L4_CHECK(scale.empty(), spec.name);
   auto in_file = [](const WeightSlice& slice) { return slice.file != nullptr; };
   if (!std::all_of(weight.begin(), weight.end(), in_file) || !std::all_of(bias.begin(), bias.end(), in_file))
     return pack_weight(gpu_, spec, weight, bias, device_buffer);

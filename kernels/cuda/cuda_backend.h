@@ -34,8 +34,8 @@ class CudaBackend : public Backend {
   void copy(const View& to, const View& from) override;
   void copy_pages(const KvLayer& first_layer, int64_t n_layers, std::span<const PageCopy> copies) override;
 
-  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
-                    std::span<const WeightSlice> bias) override;
+  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                    std::span<const WeightSlice> scale) override;
   size_t packed_bytes(const LinearSpec& spec) const override;
   PackedWeight pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
                            std::span<const RandomSlice> bias) override;

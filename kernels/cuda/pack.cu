@@ -106,6 +106,8 @@ DType element_type(const LinearSpec& spec) {
       return DType::f32;
     case WeightFormat::bf16:
       return DType::bf16;
+    default:
+      break;
   }
   fail(ErrorKind::unsupported, spec.name, ": the CUDA backend does not hold weights as ",
        weight_format_name(spec.format));

@@ -34,9 +34,9 @@ class StageRecorder : public Backend {
   void copy_pages(const KvLayer& first, int64_t n_layers, std::span<const PageCopy> copies) override {
     to_.copy_pages(first, n_layers, copies);
   }
-  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
-                    std::span<const WeightSlice> bias) override {
-    return to_.pack(spec, weight, bias);
+  PackedWeight pack(const LinearSpec& spec, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                    std::span<const WeightSlice> scale) override {
+    return to_.pack(spec, weight, bias, scale);
   }
   size_t packed_bytes(const LinearSpec& spec) const override { return to_.packed_bytes(spec); }
 

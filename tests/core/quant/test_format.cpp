@@ -13,6 +13,9 @@ TEST_CASE("format: bytes of a weight") {
   CHECK(weight_bytes(WeightFormat::bf16, int64_t(128) * 5120, 16384) == 21'474'836'480);  // Maverick's gate_up_proj
   CHECK(std::string(weight_format_name(WeightFormat::bf16)) == "BF16");
   CHECK(std::string(weight_format_name(WeightFormat::f32)) == "F32");
+  CHECK(weight_bytes(WeightFormat::fp8, 5120, 8192) == 5120 * 8192 + 5120 * 4);
+  CHECK(weight_bytes(WeightFormat::int4, 5120, 8192, 128) == 5120 * 4096 + 5120 * 64 * 2);
+  CHECK_THROWS(weight_bytes(WeightFormat::int4, 16, 192, 128));
 }
 
 TEST_CASE("format: which stored types are weights") {
