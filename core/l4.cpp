@@ -8,7 +8,6 @@
 #include "formats/hf_checkpoint.h"
 #include "l4/load_plan.h"
 #include "l4/text_stream.h"
-#include "model/tensor_names.h"
 #include "ops/backend.h"
 
 namespace l4 {
@@ -87,10 +86,9 @@ std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
   const int64_t image_tiles = largest_image_tiles(options.model_dir, config);
 
   const HfCheckpoint checkpoint(options.model_dir);
-  check_tensors(config, checkpoint);
-  const StoredDType stored = [&](const std::string& name) { return checkpoint.find(name)->dtype; };
-  im.plan = plan_load(placed, config, image_tiles, stored, free_memory(placed.gpus));
-  auto executor = std::make_unique<Executor>(config, checkpoint, im.plan.executor);
+  const CheckpointWeights weights(config, checkpoint);
+  im.plan = plan_load(placed, config, image_tiles, weights.all_stored(), free_memory(placed.gpus));
+  auto executor = std::make_unique<Executor>(config, weights, im.plan.executor);
   im.device = executor->device_name();
   if (options.on_activation) executor->set_trace(options.on_activation);
   im.loop = std::make_unique<EngineLoop>(std::move(executor), im.plan.limits);

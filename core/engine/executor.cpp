@@ -16,10 +16,6 @@ namespace l4 {
 
 namespace {
 
-StoredDType stored_in(const WeightSource& source) {
-  return [&source](const std::string& name) { return source.stored(name); };
-}
-
 // Steps for measuring scratch; their page tables are never read.
 StepPlan step_of(int64_t n_rows, int64_t n_out, bool decode) {
   StepPlan step;
@@ -229,7 +225,7 @@ struct Executor::Impl {
 
   void build(Worker& w, const WeightSource& source, const std::function<void(uint64_t)>& on_bytes) {
     const TextConfig& text = config.text;
-    const WeightPlan plan = plan_weights(config, w.shard, options.dtype, stored_in(source));
+    const WeightPlan plan = plan_weights(config, w.shard, options.dtype, source.all_stored());
     w.weights = source.load(plan, *w.backend, options.dtype, on_bytes);
     w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.dtype, options.kv_pages);
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
@@ -313,7 +309,7 @@ ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank
   return make_shard_plan(dims, topology, rank);
 }
 
-MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredDType& stored) {
+MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredWeights& stored) {
   const ShardPlan shard = shard_of(config, options.topology, rank);
   MemoryPlan plan;
   const WeightPlan weights = plan_weights(config, shard, options.dtype, stored);
@@ -342,8 +338,7 @@ Executor::Executor(const ModelConfig& config, const WeightSource& source, const 
   Impl& im = *impl_;
   im.config = config;
   im.options = options;
-  source.check(config);
-  const StoredDType stored = stored_in(source);
+  const StoredWeights stored = source.all_stored();
   const Topology& topology = options.topology;
 
   uint64_t total = 0, done = 0;

@@ -36,11 +36,10 @@ struct ExecutorOptions {
 
 class Executor : public StepRunner {
  public:
-  // Checks the source's tensors against the config and that everything fits (Error{memory} before anything is
-  // read), then loads. A failure on any rank fails the load.
+  // Checks that everything fits (Error{memory} before anything is read), then loads. A failure on any rank fails the load.
   Executor(const ModelConfig& config, const WeightSource& source, const ExecutorOptions& options);
   Executor(const ModelConfig& config, const HfCheckpoint& checkpoint, const ExecutorOptions& options)
-      : Executor(config, CheckpointWeights(checkpoint), options) {}
+      : Executor(config, CheckpointWeights(config, checkpoint), options) {}
   ~Executor() override;
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -73,7 +72,7 @@ struct MemoryPlan {
   uint64_t runtime_bytes = 0;     // on GPUs, about: what libraries, graphs, sampling and rounding to pages take
   uint64_t total() const { return weight_bytes + kv_bytes + encoder_bytes + activation_bytes + runtime_bytes; }
 };
-MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredDType& stored);
+MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredWeights& stored);
 ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank);
 
 }  // namespace l4

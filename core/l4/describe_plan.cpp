@@ -5,6 +5,8 @@
 #include "dist/shard_plan.h"
 #include "l4/load_plan.h"
 #include "model/kv_cache.h"
+#include "model/check_tensors.h"
+#include "model/quantization.h"
 #include "model/tensor_names.h"
 #include "ops/backend.h"
 
@@ -69,6 +71,13 @@ uint64_t kv_token_bytes(const LoadPlan& plan, const ModelConfig& config, Attenti
   return bytes / uint64_t(kv_page_tokens(config.text));
 }
 
+// How a quantised checkpoint's weights are stored, which only its tensors say; nothing of an unquantised one, for whose plan the
+// config is enough.
+StoredMap tensors_of(const fs::path& dir, const ModelConfig& config) {
+  if (!read_quantization(config)) return {};
+  return check_tensors(config, HfCheckpoint(dir));
+}
+
 std::string model_lines(const ModelConfig& config, const LoadPlan& plan) {
   const TextConfig& t = config.text;
   const int64_t n_chunked = config.n_layers_of(AttentionKind::chunked);
@@ -97,8 +106,12 @@ std::string describe_plan(const LoadOptions& asked) {
   const LoadOptions& options = want_gpus ? on_gpus : on_cpu;
   const ModelConfig config = load_model_config(options.model_dir);
   const int64_t max_image_tiles = largest_image_tiles(options.model_dir, config);
+  const StoredMap tensors = tensors_of(options.model_dir, config);
   const DType stored_type = config.weights_dtype == "float32" ? DType::f32 : DType::bf16;
-  const StoredDType stored = [=](const std::string&) { return stored_type; };
+  const StoredWeights stored = [&](const std::string& name) {
+    const auto found = tensors.find(name);
+    return found == tensors.end() ? StoredWeight(stored_type) : found->second;
+  };
 
   // The context: what was asked for, or the model's, whatever this machine has.
   const LoadPlan plan = plan_load(options, config, max_image_tiles, stored, std::nullopt);

@@ -59,7 +59,7 @@ void set_context(LoadPlan& plan, const LoadOptions& options, const ModelConfig& 
   for (size_t kind = 0; kind < l.kv_pages.size(); ++kind) e.kv_pages[kind] = l.kv_pages[kind];
 }
 
-void count_memory(LoadPlan& plan, const ModelConfig& config, const StoredDType& stored) {
+void count_memory(LoadPlan& plan, const ModelConfig& config, const StoredWeights& stored) {
   plan.ranks.clear();
   for (int rank = 0; rank < plan.executor.topology.world(); ++rank)
     plan.ranks.push_back(plan_memory(config, plan.executor, rank, stored));
@@ -121,7 +121,7 @@ int64_t largest_image_tiles(const fs::path& model_dir, const ModelConfig& config
 }
 
 int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
-                          const StoredDType& stored, const MemoryBudget& budget, int64_t max_context) {
+                          const StoredWeights& stored, const MemoryBudget& budget, int64_t max_context) {
   LoadPlan plan = base_plan(options, config, max_image_tiles);
   auto fits = [&](int64_t context) {
     set_context(plan, options, config, context);
@@ -139,7 +139,7 @@ int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config,
 }
 
 LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
-                   const StoredDType& stored, std::optional<uint64_t> free_bytes) {
+                   const StoredWeights& stored, std::optional<uint64_t> free_bytes) {
   check_options(options, config);
   LoadPlan plan = base_plan(options, config, max_image_tiles);
   const int64_t wanted = options.max_context > 0 ? options.max_context : config.text.max_positions;

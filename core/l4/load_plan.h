@@ -39,10 +39,10 @@ int64_t largest_image_tiles(const fs::path& model_dir, const ModelConfig& config
 // all of the GPU's) and where they do not. Without it only the numbers are chosen. Error{usage} naming the option,
 // Error{memory} saying what is needed and how much context would fit.
 LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
-                   const StoredDType& stored, std::optional<uint64_t> free_bytes);
+                   const StoredWeights& stored, std::optional<uint64_t> free_bytes);
 
 // Largest context that fits, at most `max_context`; 0 when not even the weights do.
 int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
-                          const StoredDType& stored, const MemoryBudget& budget, int64_t max_context);
+                          const StoredWeights& stored, const MemoryBudget& budget, int64_t max_context);
 
 }  // namespace l4

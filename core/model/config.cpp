@@ -286,14 +286,4 @@ ModelConfig load_model_config(const fs::path& path) {
   return c;
 }
 
-void require_unquantized(const ModelConfig& config) {
-  if (!config.quantization) return;
-  std::string scheme;
-  for (const char* key : {"quant_method", "format", "quant_algo"})
-    if (const Json* value = config.quantization->find(key); value && value->is_string())
-      scheme += cat(scheme.empty() ? "" : " ", shown(value->as_string()));
-  fail(ErrorKind::unsupported, config.source, ": quantization_config: weights quantised as ",
-       scheme.empty() ? "an unnamed scheme" : scheme, "; this build loads BF16, F16 and F32 weights only");
-}
-
 }  // namespace l4

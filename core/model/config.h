@@ -95,7 +95,4 @@ ModelConfig parse_model_config(const Json& config, const std::string& source);
 // generation_config.json; its eos_token_id, where present, is the one that ends generation.
 void parse_generation_config(const Json& config, const std::string& source, ModelConfig& into);
 
-// This build loads BF16, F16 and F32 weights. Error{unsupported} naming the scheme of any quantization_config.
-void require_unquantized(const ModelConfig& config);
-
 }  // namespace l4

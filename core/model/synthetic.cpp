@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "model/tensor_names.h"
 #include "model/weight_walk.h"
 
 namespace l4 {

@@ -21,8 +21,7 @@ void keep_layers(ModelConfig& config, int64_t n_layers);
 class SyntheticWeights : public WeightSource {
  public:
   SyntheticWeights(const ModelConfig& config, uint64_t seed);
-  void check(const ModelConfig&) const override {}
-  DType stored(const std::string&) const override { return DType::bf16; }
+  StoredWeight stored(const std::string&) const override { return DType::bf16; }
   Weights load(const WeightPlan& plan, Backend& backend, DType activation,
                const std::function<void(uint64_t)>& on_bytes) const override;
 

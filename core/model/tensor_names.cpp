@@ -1,11 +1,8 @@
 #include "model/tensor_names.h"
 
 #include <array>
-#include <unordered_set>
 
 #include "base/error.h"
-#include "base/strings.h"
-#include "quant/format.h"
 
 namespace l4 {
 
@@ -81,44 +78,6 @@ void add_vision(Expected& out, const VisionConfig& v, int64_t text_hidden) {
   }
 }
 
-// One kind of disagreement: how many, and the first few in words.
-struct Complaints {
-  static constexpr size_t kShown = 4;
-  explicit Complaints(const char* what) : kind(what) {}
-  const char* kind;
-  size_t count = 0;
-  std::vector<std::string> first;
-
-  void add(std::string text) {
-    if (count++ < kShown) first.push_back(std::move(text));
-  }
-  std::string str() const {
-    return cat(count, " ", kind, " (", join(first, ", "),
-               count > first.size() ? cat(" and ", count - first.size(), " more") : "", ")");
-  }
-};
-
-// Throws when any complaint was made, all kinds in one line.
-void report(const ModelConfig& config, const std::string& source, std::initializer_list<const Complaints*> kinds) {
-  std::vector<std::string> parts;
-  for (const Complaints* c : kinds)
-    if (c->count > 0) parts.push_back(c->str());
-  if (!parts.empty())
-    fail_input(source, ": tensors are not those that ", config.source, " implies: ", join(parts, "; "));
-}
-
-// Complains about names that the config does not imply.
-template <class Names, class NameOf>
-void find_extras(const std::vector<ExpectedTensor>& expected, const Names& names, NameOf name_of, Complaints& extra) {
-  std::unordered_set<std::string_view> known;
-  known.reserve(expected.size());
-  for (const ExpectedTensor& t : expected) known.insert(t.name);
-  for (const auto& item : names) {
-    const std::string& name = name_of(item);
-    if (!known.contains(name) && !is_harmless_extra(name)) extra.add(shown(name));
-  }
-}
-
 }  // namespace
 
 const char* model_part_name(ModelPart part) {
@@ -152,38 +111,6 @@ bool is_harmless_extra(std::string_view name) {
   for (std::string_view suffix : kSuffixes)
     if (name.ends_with(suffix)) return true;
   return false;
-}
-
-void check_tensors(const ModelConfig& config, const HfCheckpoint& checkpoint) {
-  require_unquantized(config);
-  const std::vector<ExpectedTensor> expected = expected_tensors(config);
-  Complaints missing{"missing"}, extra{"unexpected"}, shape{"with a wrong shape"},
-      type{"of a type that is no weight's"};
-  for (const ExpectedTensor& t : expected) {
-    const TensorInfo* info = checkpoint.find(t.name);
-    if (!info) {
-      missing.add(shown(t.name));
-      continue;
-    }
-    if (!(info->shape == t.shape))
-      shape.add(cat(shown(t.name), " expected ", t.shape.str(), " found ", info->shape.str()));
-    if (!held_format(info->dtype))
-      type.add(cat(shown(t.name), " expected BF16, F16 or F32, found ", dtype_name(info->dtype)));
-  }
-  find_extras(
-      expected, checkpoint.names(), [](const std::string& name) -> const std::string& { return name; }, extra);
-  report(config, checkpoint.dir().string(), {&missing, &extra, &shape, &type});
-}
-
-void check_tensors(const ModelConfig& config, const CheckpointIndex& index) {
-  require_unquantized(config);
-  const std::vector<ExpectedTensor> expected = expected_tensors(config);
-  Complaints missing{"missing"}, extra{"unexpected"};
-  for (const ExpectedTensor& t : expected)
-    if (!index.find(t.name)) missing.add(shown(t.name));
-  find_extras(
-      expected, index.entries, [](const CheckpointIndex::Entry& e) -> const std::string& { return e.name; }, extra);
-  report(config, index.source, {&missing, &extra});
 }
 
 }  // namespace l4

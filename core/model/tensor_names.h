@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "formats/hf_checkpoint.h"
 #include "model/config.h"
 #include "tensor/view.h"
 
@@ -41,12 +40,5 @@ int64_t parameter_count(const std::vector<ExpectedTensor>& tensors);
 
 // Buffers that some exporters save and that carry no weights ("...rotary_emb.inv_freq").
 bool is_harmless_extra(std::string_view canonical_name);
-
-// Compares a checkpoint with what its config implies: missing, unexpected, wrongly shaped and wrongly typed tensors are
-// listed in one Error{input} (the first few of each kind, and how many more). Refuses quantised checkpoints by name
-// first. Types: BF16, F16 and F32.
-void check_tensors(const ModelConfig& config, const HfCheckpoint& checkpoint);
-// The same for an index alone: names only.
-void check_tensors(const ModelConfig& config, const CheckpointIndex& index);
 
 }  // namespace l4

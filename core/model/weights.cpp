@@ -1,7 +1,9 @@
 #include "model/weights.h"
 
-#include <cstring>
+#include <algorithm>
+#include <deque>
 
+#include "model/weight_pieces.h"
 #include "model/weight_walk.h"
 
 namespace l4 {
@@ -12,7 +14,7 @@ constexpr const char* kText = "language_model.model.";
 
 class Planner {
  public:
-  Planner(const ModelConfig& config, const ShardPlan& shard, DType activation, const StoredDType& stored)
+  Planner(const ModelConfig& config, const ShardPlan& shard, DType activation, const StoredWeights& stored)
       : config_(config), shard_(shard), activation_(activation), stored_(stored) {}
 
   WeightPlan plan() {
@@ -38,20 +40,43 @@ class Planner {
     return {tensor, {rows.size(), cols}, rows};
   }
 
-  WeightFormat format_of(const std::string& tensor) const {
-    return activation_ == DType::f32 && stored_(tensor) != DType::bf16 ? WeightFormat::f32 : WeightFormat::bf16;
+  enum class Codes : bool { kept, widened };  // of quantised weights
+
+  // How a tensor is held, of which a rank takes columns k.
+  void set_format(LinearSpec& spec, const std::string& tensor, Range k, Codes codes) const {
+    const StoredWeight stored = stored_(tensor);
+    spec.format = stored.held(activation_);
+    if (is_quantized(spec.format) && codes == Codes::widened) spec.format = WeightFormat::bf16;
+    if (!is_quantized(spec.format)) return;
+    spec.input = stored.input;
+    if (spec.format != WeightFormat::int4) return;
+    spec.group = stored.group;
+    if (k.begin % stored.group != 0 || k.end % stored.group != 0)
+      fail(ErrorKind::unsupported, spec.name, ": columns ", k.begin, " to ", k.end, " of rank ", shard_.rank,
+           " do not begin and end with groups of ", stored.group, "; split it among fewer ranks");
   }
 
   // One [out, in] tensor: output range n, input range k.
-  LinearPlan linear(const std::string& tensor, Range n, Range k, const std::string& bias = "") {
+  LinearPlan linear(const std::string& tensor, Range n, Range k, const std::string& bias = "", Codes codes = Codes::kept) {
     LinearPlan p;
-    p.spec = {tensor, n.size(), k.size(), 1, false, !bias.empty(), format_of(tensor)};
+    p.spec = {.name = tensor, .n = n.size(), .k = k.size(), .bias = !bias.empty()};
+    set_format(p.spec, tensor, k, codes);
     p.weight.push_back({tensor, n, k, 0, false});
     if (!bias.empty()) p.bias.push_back({bias, n, {0, 1}, 0, false});
     return p;
   }
 
-  void append(LinearPlan& p, const std::string& tensor, Range n, Range k, const std::string& bias = "") {
+  void append(LinearPlan& p, const std::string& tensor, Range n, Range k, const std::string& bias = "",
+              Codes codes = Codes::kept) {
+    LinearSpec alone = p.spec;
+    alone.group = 0, alone.input = InputFormat::as_is;
+    set_format(alone, tensor, k, codes);
+    // Not stored alike: the wider of two unquantised types, as it always was, or BF16.
+    if (alone.format != p.spec.format || alone.group != p.spec.group || alone.input != p.spec.input) {
+      const bool quantized = is_quantized(alone.format) || is_quantized(p.spec.format);
+      if (quantized) p.spec.format = WeightFormat::bf16;
+      p.spec.group = 0, p.spec.input = InputFormat::as_is;
+    }
     p.weight.push_back({tensor, n, k, p.spec.n, false});
     if (!bias.empty()) p.bias.push_back({bias, n, {0, 1}, p.spec.n, false});
     p.spec.n += n.size();
@@ -84,17 +109,20 @@ class Planner {
     p.shared_down = linear(mlp + "down_proj.weight", hidden, columns);
     if (!kind.moe) return p;
 
-    p.router = linear(ffn + "router.weight", {0, text.n_experts}, hidden);
+    p.router = linear(ffn + "router.weight", {0, text.n_experts}, hidden, "", Codes::widened);
     const std::string gate_up = ffn + "experts.gate_up_proj", down = ffn + "experts.down_proj";
     const Range e = shard_.expert_ffn;
     p.experts_up.experts = p.experts_down.experts = shard_.experts;
-    p.experts_up.spec = {gate_up, 2 * e.size(), text.hidden, shard_.experts.size(), true, false, format_of(gate_up)};
+    p.experts_up.spec = {
+        .name = gate_up, .n = 2 * e.size(), .k = text.hidden, .n_experts = shard_.experts.size(), .gated = true};
+    set_format(p.experts_up.spec, gate_up, hidden, Codes::kept);
     if (e.size() == text.ffn)  // gate is the first half of the last axis, up the second
       p.experts_up.weight = {{gate_up, {0, 2 * text.ffn}, hidden, 0, true}};
     else
       p.experts_up.weight = {{gate_up, e, hidden, 0, true},
                              {gate_up, {text.ffn + e.begin, text.ffn + e.end}, hidden, e.size(), true}};
-    p.experts_down.spec = {down, text.hidden, e.size(), shard_.experts.size(), false, false, format_of(down)};
+    p.experts_down.spec = {.name = down, .n = text.hidden, .k = e.size(), .n_experts = shard_.experts.size()};
+    set_format(p.experts_down.spec, down, e, Codes::kept);
     p.experts_down.weight = {{down, hidden, e, 0, true}};
     return p;
   }
@@ -109,14 +137,17 @@ class Planner {
     p.pre_bias = whole(base + "layernorm_pre.bias", {v.hidden});
     p.post_weight = whole(base + "layernorm_post.weight", {v.hidden});
     p.post_bias = whole(base + "layernorm_post.bias", {v.hidden});
-    p.patch = linear(base + "patch_embedding.linear.weight", hidden, {0, v.n_channels * v.patch_size * v.patch_size});
-    p.adapter1 = linear(base + "vision_adapter.mlp.fc1.weight", {0, v.projector_in}, ffn);
-    p.adapter2 = linear(base + "vision_adapter.mlp.fc2.weight", {0, v.projector_out}, {0, v.projector_in});
-    p.projector = linear("multi_modal_projector.linear_1.weight", {0, config_.text.hidden}, {0, v.output});
+    auto widened = [&](const std::string& name, Range n, Range k, const std::string& bias = "") {
+      return linear(name, n, k, bias, Codes::widened);
+    };
+    p.patch = widened(base + "patch_embedding.linear.weight", hidden, {0, v.n_channels * v.patch_size * v.patch_size});
+    p.adapter1 = widened(base + "vision_adapter.mlp.fc1.weight", {0, v.projector_in}, ffn);
+    p.adapter2 = widened(base + "vision_adapter.mlp.fc2.weight", {0, v.projector_out}, {0, v.projector_in});
+    p.projector = widened("multi_modal_projector.linear_1.weight", {0, config_.text.hidden}, {0, v.output});
     for (int64_t l = 0; l < v.n_layers; ++l) {
       const std::string layer = cat(base, "model.layers.", l, ".");
       auto biased = [&](const std::string& name, Range n, Range k) {
-        return linear(layer + name + ".weight", n, k, layer + name + ".bias");
+        return widened(layer + name + ".weight", n, k, layer + name + ".bias");
       };
       VisionLayerWeightsOf<TensorPlan, LinearPlan> w;
       w.norm1_weight = whole(layer + "input_layernorm.weight", {v.hidden});
@@ -125,7 +156,7 @@ class Planner {
       w.norm2_bias = whole(layer + "post_attention_layernorm.bias", {v.hidden});
       w.qkv = biased("self_attn.q_proj", hidden, hidden);
       for (const char* name : {"self_attn.k_proj", "self_attn.v_proj"})
-        append(w.qkv, layer + name + ".weight", hidden, hidden, layer + name + ".bias");
+        append(w.qkv, layer + name + ".weight", hidden, hidden, layer + name + ".bias", Codes::widened);
       w.o = biased("self_attn.o_proj", hidden, hidden);
       w.fc1 = biased("mlp.fc1", ffn, hidden);
       w.fc2 = biased("mlp.fc2", hidden, ffn);
@@ -136,19 +167,24 @@ class Planner {
   const ModelConfig& config_;
   const ShardPlan& shard_;
   const DType activation_;
-  const StoredDType& stored_;
+  const StoredWeights& stored_;
 };
 
-uint64_t source_bytes_of(const SlicePlan& s, const LinearPlan& p, const StoredDType& stored) {
-  int64_t experts = s.fused_experts ? p.experts.size() : 1;
-  return uint64_t(s.n.size() * s.k.size() * experts) * dtype_bytes(stored(s.tensor));
+uint64_t source_bytes_of(const SlicePlan& s, const LinearPlan& p, const StoredWeights& stored) {
+  const int64_t experts = s.fused_experts ? p.experts.size() : 1;
+  return uint64_t(experts) * stored(s.tensor).bytes(s.n.size(), s.k.size());
 }
 
 class Loader {
  public:
-  Loader(const HfCheckpoint& checkpoint, Backend& backend, DType activation,
+  Loader(const HfCheckpoint& checkpoint, const StoredWeights& stored, Backend& backend, DType activation,
          const std::function<void(uint64_t)>& on_bytes)
-      : checkpoint_(checkpoint), backend_(backend), activation_(activation), on_bytes_(on_bytes) {}
+      : checkpoint_(checkpoint),
+        stored_(stored),
+        pieces_(checkpoint),
+        backend_(backend),
+        activation_(activation),
+        on_bytes_(on_bytes) {}
 
   void operator()(const char*, const TensorPlan& plan, Tensor& into) {
     if (plan.tensor.empty()) return;
@@ -175,28 +211,41 @@ class Loader {
 
   void operator()(const char*, const LinearPlan& plan, PackedWeight& into) {
     if (plan.spec.n == 0) return;
-    std::vector<WeightSlice> weight, bias;
+    LinearSpec spec = plan.spec;
+    std::vector<WeightSlice> weight, scale, bias;
+    std::deque<std::vector<BFloat16>> widened;  // until pack() returns: it has no file to read later
     uint64_t bytes = 0;
     for (const SlicePlan& s : plan.weight) {
-      const Source source = find(s.tensor);
-      const View& from = source.view;
-      bytes += uint64_t(s.n.size() * s.k.size() * plan.spec.n_experts) * dtype_bytes(from.dtype);
-      if (!s.fused_experts) {
-        weight.push_back(slice(source, s.n.begin * from.shape[1] + s.k.begin, s, from.shape[1], 1));
-        continue;
+      const StoredWeight stored = stored_(s.tensor);
+      const bool codes = is_quantized(spec.format) && stored.held(activation_) == spec.format;
+      for (const WeightPiece& piece : pieces_of(s, plan.experts, stored, ffn_of(plan))) {
+        pieces_.check_shape(piece, stored);
+        weight.push_back(pieces_.weight(piece, stored));
+        if (codes) {
+          scale.push_back(pieces_.scale(piece, stored));
+          if (stored.input_scale) spec.input_scale = std::max(spec.input_scale, pieces_.input_scale(piece, stored));
+        } else if (stored.is_quantized()) {
+          WeightSlice& slice = weight.back();
+          slice.data = widened.emplace_back(pieces_.values(piece, stored)).data();
+          slice.file = nullptr;
+          slice.dtype = DType::bf16;
+          slice.n_stride = slice.k, slice.k_stride = 1;
+        }
       }
-      const int64_t k_dim = from.shape[1], n_dim = from.shape[2];
-      for (int64_t e = plan.experts.begin; e < plan.experts.end; ++e) {
-        weight.push_back(slice(source, (e * k_dim + s.k.begin) * n_dim + s.n.begin, s, 1, n_dim));
-        weight.back().expert = e - plan.experts.begin;
-      }
+      bytes += source_bytes_of(s, plan, stored_);
     }
     for (const SlicePlan& s : plan.bias) {
       const Source source = find(s.tensor);
-      bias.push_back(slice(source, s.n.begin, s, 1, 1));
+      WeightSlice& slice = bias.emplace_back();
+      slice.data = static_cast<const std::byte*>(source.view.data) + size_t(s.n.begin) * dtype_bytes(source.view.dtype);
+      slice.file = source.file;
+      slice.dtype = source.view.dtype;
+      slice.n = s.n.size(), slice.k = 1;
+      slice.n_stride = 1, slice.k_stride = 1;
+      slice.n_offset = s.n_offset;
       bytes += uint64_t(s.n.size()) * dtype_bytes(source.view.dtype);
     }
-    into = backend_.pack(plan.spec, weight, bias);
+    into = backend_.pack(spec, weight, bias, scale);
     on_bytes_(bytes);
   }
 
@@ -211,17 +260,12 @@ class Loader {
     return {checkpoint_.data(*info), &checkpoint_.shard(*info).file()};
   }
 
-  static WeightSlice slice(const Source& source, int64_t element, const SlicePlan& s, int64_t n_stride,
-                           int64_t k_stride) {
-    const View& from = source.view;
-    WeightSlice out;
-    out.data = static_cast<const std::byte*>(from.data) + size_t(element) * dtype_bytes(from.dtype);
-    out.file = source.file;
-    out.dtype = from.dtype;
-    out.n = s.n.size(), out.k = s.k.size();
-    out.n_stride = n_stride, out.k_stride = k_stride;
-    out.n_offset = s.n_offset;
-    return out;
+  // Outputs of gate_up_proj that are the gate's.
+  int64_t ffn_of(const LinearPlan& plan) const {
+    if (plan.weight.empty() || !plan.weight[0].fused_experts) return 0;
+    const TensorInfo* gate = checkpoint_.find(
+        stored_names(expert_weight(plan.weight[0].tensor, 0, "gate_proj"), stored_(plan.weight[0].tensor).dtype).weight);
+    return gate ? gate->shape[0] : 0;
   }
 
   static std::vector<float> to_floats(const View& from) {
@@ -245,6 +289,8 @@ class Loader {
   }
 
   const HfCheckpoint& checkpoint_;
+  const StoredWeights& stored_;
+  const PieceReader pieces_;
   Backend& backend_;
   const DType activation_;
   const std::function<void(uint64_t)>& on_bytes_;
@@ -253,7 +299,7 @@ class Loader {
 }  // namespace
 
 WeightPlan plan_weights(const ModelConfig& config, const ShardPlan& shard, DType activation,
-                        const StoredDType& stored) {
+                        const StoredWeights& stored) {
   return Planner(config, shard, activation, stored).plan();
 }
 
@@ -272,17 +318,17 @@ std::vector<PartBytes> weight_bytes_by_part(const WeightPlan& plan, DType activa
     if constexpr (std::is_same_v<Plan, TensorPlan>)
       add(part, p.tensor.empty() ? 0 : uint64_t(p.shape.elements()) * dtype_bytes(activation));
     else
-      add(part, uint64_t(p.spec.n_experts) * weight_bytes(p.spec.format, p.spec.n, p.spec.k) +
+      add(part, uint64_t(p.spec.n_experts) * weight_bytes(p.spec.format, p.spec.n, p.spec.k, p.spec.group) +
                     (p.spec.bias ? uint64_t(p.spec.n) * dtype_bytes(activation) : 0));
   });
   return parts;
 }
 
-uint64_t source_bytes(const WeightPlan& plan, const StoredDType& stored) {
+uint64_t source_bytes(const WeightPlan& plan, const StoredWeights& stored) {
   uint64_t bytes = 0;
   for_each_weight(plan, plan, [&]<class Plan>(const char*, const Plan& p, const Plan&) {
     if constexpr (std::is_same_v<Plan, TensorPlan>) {
-      if (!p.tensor.empty()) bytes += uint64_t(p.shape.elements()) * dtype_bytes(stored(p.tensor));
+      if (!p.tensor.empty()) bytes += uint64_t(p.shape.elements()) * dtype_bytes(stored(p.tensor).dtype);
     } else {
       for (const SlicePlan& s : p.weight) bytes += source_bytes_of(s, p, stored);
       for (const SlicePlan& s : p.bias) bytes += source_bytes_of(s, p, stored);
@@ -302,10 +348,10 @@ Weights shapes_of(const WeightPlan& plan, DType activation) {
   return weights;
 }
 
-Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Backend& backend, DType activation,
-                     const std::function<void(uint64_t)>& on_bytes) {
+Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, const StoredWeights& stored, Backend& backend,
+                     DType activation, const std::function<void(uint64_t)>& on_bytes) {
   Weights weights = empty_weights(plan);
-  for_each_weight(plan, weights, Loader(checkpoint, backend, activation, on_bytes));
+  for_each_weight(plan, weights, Loader(checkpoint, stored, backend, activation, on_bytes));
   backend.finish_loading();
   return weights;
 }

@@ -10,6 +10,7 @@
 #include "dist/shard_plan.h"
 #include "formats/hf_checkpoint.h"
 #include "model/config.h"
+#include "model/stored_weight.h"
 #include "ops/backend.h"
 
 namespace l4 {
@@ -64,13 +65,12 @@ struct WeightsOf {
 using WeightPlan = WeightsOf<TensorPlan, LinearPlan>;
 using Weights = WeightsOf<Tensor, PackedWeight>;
 
-// The stored type of a checkpoint tensor by canonical name; a dry run without weights answers BF16.
-using StoredDType = std::function<DType(const std::string& name)>;
-
 // `activation`: f32 or bf16. Linears stay as they are stored unless the activation type is the narrower one (a float32
 // checkpoint run in bf16 is rounded, as transformers' from_pretrained(dtype=bfloat16) does); F16 becomes float32 or
-// bf16.
-WeightPlan plan_weights(const ModelConfig& config, const ShardPlan& shard, DType activation, const StoredDType& stored);
+// bf16. Quantised ones stay so, too (StoredWeight::held), but for the router, the vision tower and what is multiplied at once
+// (q, k and v; gate and up) and not stored alike: those become BF16. Error{unsupported} where the ranks' columns of an INT4
+// weight do not begin with a group.
+WeightPlan plan_weights(const ModelConfig& config, const ShardPlan& shard, DType activation, const StoredWeights& stored);
 
 // Bytes the plan takes on its rank, by name of part, in order of appearance; `activation` for the small tensors.
 struct PartBytes {
@@ -80,11 +80,11 @@ struct PartBytes {
 std::vector<PartBytes> weight_bytes_by_part(const WeightPlan& plan, DType activation);
 
 // Reads and packs everything. on_bytes is told of source bytes as they are done.
-Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, Backend& backend, DType activation,
-                     const std::function<void(uint64_t)>& on_bytes);
+Weights load_weights(const WeightPlan& plan, const HfCheckpoint& checkpoint, const StoredWeights& stored, Backend& backend,
+                     DType activation, const std::function<void(uint64_t)>& on_bytes);
 // Shapes alone, no memory: for measuring what a step needs before anything is loaded.
 Weights shapes_of(const WeightPlan& plan, DType activation);
 // Source bytes that load_weights() will report in all.
-uint64_t source_bytes(const WeightPlan& plan, const StoredDType& stored);
+uint64_t source_bytes(const WeightPlan& plan, const StoredWeights& stored);
 
 }  // namespace l4

@@ -11,7 +11,7 @@ using namespace l4::bench;
 
 namespace {
 
-const StoredDType kBf16 = [](const std::string&) { return DType::bf16; };
+const StoredWeights kBf16 = [](const std::string&) { return DType::bf16; };
 
 CostModel cost_model(const std::string& name, Topology topology = {}) {
   return CostModel(synthetic_config(name), topology, DType::bf16, kBf16);

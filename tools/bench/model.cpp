@@ -1,6 +1,7 @@
 #include "tools/bench/model.h"
 
 #include "base/paths.h"
+#include "model/tensor_names.h"
 
 namespace l4::bench {
 
@@ -32,8 +33,7 @@ BenchModel::BenchModel(const std::string& model, const SyntheticOptions& synthet
     const fs::path dir = checkpoint_dir(model);
     config = load_model_config(dir);
     checkpoint_ = std::make_unique<HfCheckpoint>(dir);
-    weights_ = std::make_unique<CheckpointWeights>(*checkpoint_);
-    weights_->check(config);
+    weights_ = std::make_unique<CheckpointWeights>(config, *checkpoint_);
     name = model.empty() ? "demo" : fs::weakly_canonical(dir).filename().string();
   }
   type = config.text.n_experts > 0 ? cat("llama4 ", config.text.n_experts, "E") : "llama4";

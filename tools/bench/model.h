@@ -26,9 +26,7 @@ class BenchModel {
   ModelConfig config;
   int64_t n_parameters = 0;
   const WeightSource& weights() const { return *weights_; }
-  StoredDType stored() const {
-    return [this](const std::string& tensor) { return weights_->stored(tensor); };
-  }
+  StoredWeights stored() const { return weights_->all_stored(); }
 
  private:
   std::unique_ptr<HfCheckpoint> checkpoint_;

@@ -73,7 +73,7 @@ const Part& StepCost::part(const std::string& name) const {
   return *found;
 }
 
-CostModel::CostModel(const ModelConfig& config, const Topology& topology, DType activation, const StoredDType& stored)
+CostModel::CostModel(const ModelConfig& config, const Topology& topology, DType activation, const StoredWeights& stored)
     : tp_(topology.tp), n_experts_(config.text.n_experts), top_k_(config.text.n_experts_per_token) {
   const TextConfig& text = config.text;
   for (const AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
@@ -83,7 +83,7 @@ CostModel::CostModel(const ModelConfig& config, const Topology& topology, DType 
 
   auto add = [](Linears& to, const LinearPlan& plan, double share = 1) {
     if (plan.spec.n == 0) return;
-    to.bytes += share * double(l4::weight_bytes(plan.spec.format, plan.spec.n, plan.spec.k));
+    to.bytes += share * double(l4::weight_bytes(plan.spec.format, plan.spec.n, plan.spec.k, plan.spec.group));
     to.params += share * double(plan.spec.n) * double(plan.spec.k);
   };
   for (int rank = 0; rank < topology.world(); ++rank) {

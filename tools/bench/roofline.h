@@ -52,7 +52,7 @@ struct StepCost {
 
 class CostModel {
  public:
-  CostModel(const ModelConfig& config, const Topology& topology, DType activation, const StoredDType& stored);
+  CostModel(const ModelConfig& config, const Topology& topology, DType activation, const StoredWeights& stored);
 
   // `experts`: distinct experts hit in a MoE layer, the mean over layers.
   StepCost step(const StepWork& work, double experts) const;

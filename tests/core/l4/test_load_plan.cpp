@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kGlobalBytes = 49152, kChunkedBytes = 147456;  // of a token's KV in bf16, llama4-spec 7
 
-StoredDType bf16() {
+StoredWeights bf16() {
   return [](const std::string&) { return DType::bf16; };
 }
 

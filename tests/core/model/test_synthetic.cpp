@@ -1,5 +1,7 @@
 #include "model/synthetic.h"
 
+#include "model/tensor_names.h"
+
 #include <cmath>
 #include <set>
 

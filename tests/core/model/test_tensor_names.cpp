@@ -1,5 +1,7 @@
 #include "model/tensor_names.h"
 
+#include "model/check_tensors.h"
+
 #include <algorithm>
 #include <map>
 
