@@ -30,4 +30,10 @@ inline uint8_t fp8_from_float(float value) {
   return uint8_t(sign | ((rounded >> 20) - (120u << 3)));
 }
 
+// s such that the codes of x / s use the whole range, for numbers of sizes up to `largest`; 1 where these are all zero.
+inline float fp8_scale(float largest) {
+  const float scale = largest / kFp8Max;
+  return scale > 0 ? scale : 1;
+}
+
 }  // namespace l4

@@ -38,8 +38,10 @@ void finish_qkv(const OpContext&, const QkvArgs& args, const View& qkv);
 
 // ---- linear.cpp -----------------------------------------------------------------------------------------------------
 
-// y[y_row(i)] = x[x_row(i)] W[expert]^T (+ b) for i < n_rows, rounded to y's type. Sums are float32: chains of 512 in
-// order of k, added up in order. With x_scale the input is round(x * x_scale[i]) (rounded to x's type).
+// y[y_row(i)] = x[x_row(i)] W[expert]^T (+ b) for i < n_rows, rounded to y's type. Sums are float32: chains of 512 (of
+// codes 128) in order of k, added up in order. With x_scale the input is round(x * x_scale[i]) (rounded to x's type).
+// Quantised input (LinearSpec::input) is codes q of x / s, x as it is, and x_scale multiplies s. FP8 weights: (sum of
+// q * code) * (s * scale), or * scale where the input is as it is. INT4: each group's sum of x * code times its scale.
 struct LinearJob {
   const PackedWeight* w = nullptr;
   int64_t expert = 0;
@@ -53,7 +55,7 @@ struct LinearJob {
 void linear(const OpContext&, std::span<const LinearJob> jobs);
 void linear(const OpContext&, const View& x, const PackedWeight& w, const View& y);
 
-// pack.cpp: the layout linear() reads. Panels of 32 output columns, each [k][32]; the last one is padded with zeros.
+// pack.cpp: the layout linear() reads (panels.h).
 PackedWeight pack_weight(ThreadPool&, const LinearSpec&, std::span<const WeightSlice> weight,
                          std::span<const WeightSlice> bias, std::span<const WeightSlice> scale = {});
 size_t packed_weight_bytes(const LinearSpec&);

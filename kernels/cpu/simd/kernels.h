@@ -22,6 +22,13 @@ struct SimdKernels {
   void (*gemm_bf16)(int rows, int n_panels, const float* x, const uint16_t* w, int64_t panel_stride, int64_t k,
                     float* c, int64_t c_stride, bool first);
 
+  // `rows` rows of 32 codes (panels.h) to the rows of a bf16 panel, which has them exactly.
+  void (*expand_fp8)(const uint8_t* codes, int64_t rows, uint16_t* to);
+  void (*expand_int4)(const uint8_t* codes, int64_t rows, uint16_t* to);
+
+  // to[m][j] (+)= from[m][j] * scale[j], m < rows, j < kPanel. `first` overwrites.
+  void (*add_scaled)(int64_t rows, const float* from, const float* scale, float* to, bool first);
+
   // One block of attention for `rows` queries that all see the same n_keys keys. q [rows][width], k and v
   // [n_keys rounded up to 4][width], width a multiple of 16 (zero padded; keys beyond n_keys may hold anything), scores: scratch, rows * (n_keys rounded up
   // to 16). State of each row: running maximum m (starts -inf), sum l and acc [width] (start 0), relative to m. The

@@ -89,6 +89,47 @@ void gemm(int rows, int n_panels, const float* x, const typename Weights::Elemen
   }
 }
 
+// ---- quantised weights ----------------------------------------------------------------------------------------------
+
+// The two columns of a pair as they lie in a bf16 panel. Both have nothing in the lower half of their float.
+L4_INLINE void store_pairs(uint16_t* to, F16 low, F16 high) {
+  I16 pairs = shift_right<16>(bits(low)) | bits(high);
+  std::memcpy(to, &pairs, sizeof pairs);
+}
+
+// As fp8_to_float in quant/fp8.h.
+L4_INLINE F16 fp8_values(I16 codes) {
+  I16 magnitude = shift_left<20>(codes & splat_int(0x7F)), sign = shift_left<24>(codes & splat_int(0x80));
+  return from_bits(magnitude | sign) * splat(0x1p120f);
+}
+void expand_fp8(const uint8_t* codes, int64_t rows, uint16_t* to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    uint16_t pairs[16];
+    std::memcpy(pairs, codes + i * kPanel, sizeof pairs);
+    I16 both = widen(pairs);
+    store_pairs(to + i * kPanel, fp8_values(both), fp8_values(shift_right<8>(both)));
+  }
+}
+
+// A float of 2^23 has its units in its lowest bits: there go the four bits of code + 8.
+L4_INLINE F16 int4_values(I16 codes) {
+  return from_bits((codes & splat_int(15)) | splat_int(0x4B000000)) - splat(0x1p23f + 8);
+}
+void expand_int4(const uint8_t* codes, int64_t rows, uint16_t* to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    I16 both = widen(codes + i * kPanel / 2);
+    store_pairs(to + i * kPanel, int4_values(both), int4_values(shift_right<4>(both)));
+  }
+}
+
+void add_scaled(int64_t rows, const float* from, const float* scale, float* to, bool first) {
+  const F16 low = load(scale), high = load(scale + 16);
+  for (int64_t m = 0; m < rows; ++m, from += kPanel, to += kPanel) {
+    store(to, first ? load(from) * low : fma(load(from), low, load(to)));
+    store(to + 16, first ? load(from + 16) * high : fma(load(from + 16), high, load(to + 16)));
+  }
+}
+
 // ---- attention ------------------------------------------------------------------------------------------------------
 
 // scores[r][j] = scale * q[r] . k[j] for 4 keys: 16 partial sums a pair, then one fixed tree of additions.
@@ -216,7 +257,7 @@ void silu_array(const float* from, float* to, int64_t n) {
 }
 
 constexpr l4::cpu::SimdKernels table(const char* name) {
-  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, attend, widen_bf16, silu_array, exp_array};
+  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, expand_fp8, expand_int4, add_scaled, attend, widen_bf16, silu_array, exp_array};
 }
 
 }  // namespace

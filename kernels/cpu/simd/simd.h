@@ -40,6 +40,9 @@ L4_INLINE I16 splat_int(uint32_t a) { return {_mm512_set1_epi32(int(a))}; }
 L4_INLINE I16 widen(const uint16_t* p) {
   return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+L4_INLINE I16 widen(const uint8_t* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 L4_INLINE F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 L4_INLINE F16 operator+(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 L4_INLINE F16 operator-(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -97,6 +100,10 @@ L4_INLINE I16 widen(const uint16_t* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))};
 }
+L4_INLINE I16 widen(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
+}
 L4_INLINE F16 fma(F16 x, F16 y, F16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 L4_INLINE F16 operator+(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 L4_INLINE F16 operator-(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -143,6 +150,7 @@ L4_INLINE F16 splat(float a) { return lanes([=](int) { return a; }); }
 L4_INLINE I16 load_int(const void* p) { I16 r; std::memcpy(r.v, p, sizeof r.v); return r; }
 L4_INLINE I16 splat_int(uint32_t a) { return int_lanes([=](int) { return a; }); }
 L4_INLINE I16 widen(const uint16_t* p) { return int_lanes([=](int i) { return uint32_t(p[i]); }); }
+L4_INLINE I16 widen(const uint8_t* p) { return int_lanes([=](int i) { return uint32_t(p[i]); }); }
 L4_INLINE F16 fma(const F16& a, const F16& b, const F16& c) {
 #if defined(__FP_FAST_FMAF)
   return lanes([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });

@@ -1,0 +1,122 @@
+// FP8 and INT4 weights for tests: a stored tensor that is wider than what is taken of it, as a rank's part is, the
+// slices that take it, and what they mean in doubles. For any backend's pack().
+#pragma once
+
+#include "kernels/cpu/op_testing.h"
+#include "quant/fp8.h"
+
+namespace l4::test {
+
+// How the slices cut a weight, and how its scales are stored.
+struct Cut {
+  bool rows = false;       // gate and up (or any two halves) are slices of their own
+  bool columns = false;    // so are two pieces of k
+  bool one_scale = false;  // for all rows (and groups) of an expert: strides of 0
+  DType scale = DType::bf16;
+};
+
+struct QuantizedWeights {
+  LinearSpec spec;
+  Cut cut;
+  int64_t stored_k = 0, groups = 1;
+  std::vector<uint8_t> codes;            // fp8: [E, n, stored_k]
+  std::vector<uint32_t> words;           // int4: [E, n, stored_k / 8]
+  Values scale, b;                       // [E, n, groups], [E, n]
+  static constexpr int64_t kMargin = 8;  // columns of the stored tensor before the first that is taken
+
+  QuantizedWeights(Numbers& numbers, const LinearSpec& s, const Cut& c = {}) : spec(s), cut(c) {
+    stored_k = (spec.k + 7) / 8 * 8 + 2 * kMargin;
+    const size_t stored = size_t(spec.n_experts * spec.n * stored_k);
+    if (int4()) {
+      groups = spec.k / spec.group;
+      for (size_t i = 0; i < stored / 8; ++i) words.push_back(uint32_t(numbers.below(int64_t(1) << 32)));
+    } else {
+      for (size_t i = 0; i < stored; ++i) codes.push_back(fp8_from_float(float(numbers.uniform(-448, 448))));
+    }
+    scale = numbers.tensor(cut.scale, {spec.n_experts, spec.n, groups}, -0.01, 0.01);  // negative ones too
+    if (spec.bias) b = numbers.tensor(DType::bf16, {spec.n_experts, spec.n});
+  }
+
+  bool int4() const { return spec.format == WeightFormat::int4; }
+  double code_at(int64_t e, int64_t n, int64_t k) const {
+    const size_t at = size_t((e * spec.n + n) * stored_k + k + kMargin);
+    return int4() ? double(words[at / 8] >> 4 * (at % 8) & 15) - 8 : double(fp8_to_float(codes[at]));
+  }
+  double scale_at(int64_t e, int64_t n, int64_t g) const {
+    return scale.at(cut.one_scale ? e * spec.n * groups : (e * spec.n + n) * groups + g);
+  }
+  double at(int64_t e, int64_t n, int64_t k) const {
+    return code_at(e, n, k) * scale_at(e, n, int4() ? k / spec.group : 0);
+  }
+
+  std::vector<WeightSlice> weight_slices() const {
+    std::vector<WeightSlice> slices;
+    for (int64_t e = 0; e < spec.n_experts; ++e)
+      for (auto [n0, n1] : halves(spec.n, cut.rows, 1))
+        for (auto [k0, k1] : halves(spec.k, cut.columns, 8)) {  // codes of a word stay together
+          const size_t at = size_t((e * spec.n + n0) * stored_k + k0 + kMargin);
+          WeightSlice s{.n = n1 - n0, .k = k1 - k0, .k_stride = 1, .expert = e, .n_offset = n0, .k_offset = k0};
+          s.data = int4() ? static_cast<const void*>(&words[at / 8]) : &codes[at];
+          s.dtype = int4() ? DType::i32 : DType::f8_e4m3;
+          s.n_stride = int4() ? stored_k / 8 : stored_k;
+          slices.push_back(s);
+        }
+    return slices;
+  }
+  std::vector<WeightSlice> scale_slices() const {
+    std::vector<WeightSlice> slices;
+    for (int64_t e = 0; e < spec.n_experts; ++e)
+      for (auto [n0, n1] : halves(spec.n, cut.rows, 1))
+        for (auto [g0, g1] : halves(groups, cut.columns, 1)) {
+          const int64_t at = cut.one_scale ? e * spec.n * groups : (e * spec.n + n0) * groups + g0;
+          slices.push_back({scale.storage.data() + size_t(at) * dtype_bytes(cut.scale), cut.scale, n1 - n0, g1 - g0,
+                            cut.one_scale ? 0 : groups, cut.one_scale ? 0 : 1, e, n0, g0});
+        }
+    return slices;
+  }
+  std::vector<WeightSlice> bias_slices() const {
+    std::vector<WeightSlice> slices;
+    for (int64_t e = 0; spec.bias && e < spec.n_experts; ++e)
+      slices.push_back({b.storage.data() + size_t(e * spec.n) * 2, DType::bf16, spec.n, 1, 1, 1, e, 0, 0});
+    return slices;
+  }
+  PackedWeight packed(ThreadPool& pool) const {
+    return cpu::pack_weight(pool, spec, weight_slices(), bias_slices(), scale_slices());
+  }
+
+  // What a row of k inputs of type `a` is multiplied by the weights as; x_scale is the router's score.
+  Doubles input(const Values& x, int64_t row, DType a, float x_scale = 1) const {
+    Doubles out(static_cast<size_t>(spec.k));
+    float largest = 0;
+    for (int64_t k = 0; k < spec.k; ++k) largest = std::max(largest, float(std::abs(x.at(row * spec.k + k))));
+    float s = largest == 0 ? 1 : largest / 448;
+    if (spec.input == InputFormat::fp8_static) s = spec.input_scale;
+    for (int64_t k = 0; k < spec.k; ++k) {
+      const float value = float(x.at(row * spec.k + k));
+      out[size_t(k)] = spec.input == InputFormat::as_is
+                           ? round_as(a, double(value * x_scale))
+                           : double(fp8_to_float(fp8_from_float(value / s))) * double(s) * double(x_scale);
+    }
+    return out;
+  }
+  // One output and the sum of the sizes of its terms.
+  std::pair<double, double> output(int64_t e, int64_t n, const Doubles& x) const {
+    double sum = spec.bias ? b.at(e * spec.n + n) : 0, size = std::abs(sum);
+    for (int64_t k = 0; k < spec.k; ++k) {
+      const double term = x[size_t(k)] * at(e, n, k);
+      sum += term;
+      size += std::abs(term);
+    }
+    return {sum, size};
+  }
+
+ private:
+  // [0, n), or two parts that meet at a multiple of `unit`, the second one first.
+  static std::vector<std::pair<int64_t, int64_t>> halves(int64_t n, bool apart, int64_t unit) {
+    const int64_t middle = n / 2 / unit * unit;
+    if (!apart || middle == 0) return {{0, n}};
+    return {{middle, n}, {0, middle}};
+  }
+};
+
+}  // namespace l4::test
