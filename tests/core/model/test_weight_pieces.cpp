@@ -1,169 +1,22 @@
-// Quantised checkpoints, each stored in another way: what the plan, the slices and the scales say, put together again, must be
+// Quantised checkpoints (support/quantized_checkpoint.h), each stored in another way: what the plan, the slices and the scales say, put together again, must be
 // the matrices that were stored.
 #include "model/weight_pieces.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <map>
-#include <random>
 
 #include "engine/executor.h"
 #include "model/check_tensors.h"
 #include "model/tensor_names.h"
 #include "model/weight_walk.h"
 #include "quant/fp8.h"
+#include "support/quantized_checkpoint.h"
 #include "support/test.h"
 
 using namespace l4;
-using l4::test::error_of;
-using l4::test::TempDir;
+using namespace l4::test;
 
 namespace {
-
-constexpr int64_t kHidden = 256, kFfn = 128;
-
-ModelConfig tiny(const std::string& quantization) {
-  return parse_model_config(
-      parse_json(cat(R"({"model_type": "llama4_text", "vocab_size": 64, "hidden_size": )", kHidden,
-                     R"(, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-      "intermediate_size": )",
-                     kFfn, R"(, "intermediate_size_mlp": 256, "num_local_experts": 2, "interleave_moe_layer_step": 2,
-      "quantization_config": )",
-                     quantization, "}"),
-                 "tiny/config.json"),
-      "tiny/config.json");
-}
-const std::string kFp8Config =
-    R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"g": {"weights": {"num_bits": 8,
-    "type": "float"}, "input_activations": {"num_bits": 8, "type": "float", "dynamic": true, "strategy": "token"}}}})";
-const std::string kInt4Config =
-    R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 4,
-    "type": "int", "strategy": "group", "group_size": 32}}}})";
-const std::string kModelOpt = R"({"quant_method": "modelopt", "quant_algo": "FP8"})";
-
-enum class How { fp8_row, fp8_tensor, fp8_block, int4, int4_zeros, int4_index, modelopt };
-
-struct Stored {
-  DType dtype;
-  Shape shape;
-  std::vector<std::byte> bytes;
-};
-
-// A checkpoint of random codes and scales, and what they mean.
-struct Checkpoint {
-  ModelConfig config;
-  std::map<std::string, Stored> tensors;
-  std::map<std::string, std::vector<float>> meaning;  // of linears [out, in], by the name of their weight
-  std::mt19937 random{7};
-
-  explicit Checkpoint(How how) : config(tiny(how == How::modelopt ? kModelOpt : how >= How::int4 ? kInt4Config : kFp8Config)) {
-    for (const ExpectedTensor& t : expected_tensors(config)) {
-      const bool quantized = t.part != ModelPart::embedding && t.part != ModelPart::router && t.part != ModelPart::lm_head &&
-                             t.shape.rank() >= 2;
-      if (!quantized) {
-        plain(t.name, t.shape);
-      } else if (t.shape.rank() == 2) {
-        linear(t.name, t.shape[0], t.shape[1], how);
-      } else if (how == How::modelopt) {
-        fused(t.name, t.shape);
-      } else {
-        const bool down = t.name.ends_with("down_proj");
-        const std::vector<const char*> projections =
-            down ? std::vector<const char*>{"down_proj"} : std::vector<const char*>{"gate_proj", "up_proj"};
-        for (int64_t e = 0; e < t.shape[0]; ++e)
-          for (const char* projection : projections)
-            linear(expert_weight(t.name, e, projection), down ? t.shape[2] : t.shape[2] / 2, t.shape[1], how);
-      }
-    }
-  }
-
-  template <class T>
-  T* add(const std::string& name, DType dtype, Shape shape) {
-    Stored& s = tensors[name];
-    s = {dtype, shape, std::vector<std::byte>(size_t(shape.elements()) * dtype_bytes(dtype))};
-    return reinterpret_cast<T*>(s.bytes.data());
-  }
-  int below(int n) { return int(random() % unsigned(n)); }
-  float some_scale() { return float(1 + below(15)) / 64; }  // exact in BF16
-
-  void plain(const std::string& name, Shape shape) {
-    BFloat16* to = add<BFloat16>(name, DType::bf16, shape);
-    std::vector<float>& want = meaning[name];
-    for (int64_t i = 0; i < shape.elements(); ++i) want.push_back(float(below(255) - 127) / 128), to[i] = to_bf16(want.back());
-  }
-  void linear(const std::string& name, int64_t out, int64_t in, How how) {
-    if (how >= How::int4 && how <= How::int4_index) return int4(name, out, in, how);
-    const StoredNames names = stored_names(name, DType::f8_e4m3);
-    uint8_t* codes = add<uint8_t>(name, DType::f8_e4m3, {out, in});
-    std::vector<float>& want = meaning[name];
-    const int64_t blocks = in / kScaleBlock;
-    const Shape shape = how == How::fp8_row ? Shape{out, 1} : how == How::fp8_block ? Shape{out / kScaleBlock, blocks} : Shape{};
-    std::vector<float> scales;
-    if (how == How::fp8_block && out % kScaleBlock != 0) return linear(name, out, in, How::fp8_row);
-    BFloat16* scale = add<BFloat16>(names.scale, DType::bf16, shape);
-    for (int64_t i = 0; i < shape.elements(); ++i) scales.push_back(some_scale()), scale[i] = to_bf16(scales.back());
-    if (how == How::modelopt) *add<float>(names.input_scale, DType::f32, {}) = 0.5f + float(below(8));
-    for (int64_t n = 0; n < out; ++n)
-      for (int64_t k = 0; k < in; ++k) {
-        const uint8_t code = uint8_t(below(127) | below(2) << 7);
-        codes[n * in + k] = code;
-        const int64_t i = how == How::fp8_row ? n : how == How::fp8_block ? n / kScaleBlock * blocks + k / kScaleBlock : 0;
-        want.push_back(fp8_to_float(code) * scales[size_t(i)]);
-      }
-  }
-  void int4(const std::string& name, int64_t out, int64_t in, How how) {
-    constexpr int64_t kGroup = 32;
-    const StoredNames names = stored_names(name, DType::i32);
-    const int64_t groups = in / kGroup;
-    uint32_t* words = add<uint32_t>(names.weight, DType::i32, {out, in / 8});
-    BFloat16* scale = add<BFloat16>(names.scale, DType::bf16, {out, groups});
-    int64_t* shape = add<int64_t>(names.shape, DType::i64, {2});
-    shape[0] = out, shape[1] = in;
-    uint32_t* zeros = how == How::int4_zeros ? add<uint32_t>(names.zero_point, DType::i32, {out / 8, groups}) : nullptr;
-    int32_t* index = how == How::int4_index ? add<int32_t>(names.group_index, DType::i32, {in}) : nullptr;
-    std::vector<int> group_of;
-    for (int64_t k = 0; k < in; ++k) group_of.push_back(int(k / kGroup));
-    if (index) std::shuffle(group_of.begin(), group_of.end(), random);
-    for (int64_t k = 0; index && k < in; ++k) index[k] = group_of[size_t(k)];
-    std::vector<float>& want = meaning[name];
-    for (int64_t n = 0; n < out; ++n) {
-      std::vector<int> zero;
-      for (int64_t g = 0; g < groups; ++g) {
-        scale[n * groups + g] = to_bf16(some_scale());
-        zero.push_back(zeros ? below(16) : 8);
-        if (zeros) zeros[n / 8 * groups + g] |= uint32_t(zero.back()) << (n % 8 * 4);
-      }
-      for (int64_t k = 0; k < in; ++k) {
-        const int code = below(16), g = group_of[size_t(k)];
-        words[n * in / 8 + k / 8] |= uint32_t(code) << (k % 8 * 4);
-        want.push_back(float(code - zero[size_t(g)]) * to_float(scale[n * groups + g]));
-      }
-    }
-  }
-  // ModelOpt: [E, in, out] codes, one scale.
-  void fused(const std::string& name, Shape shape) {
-    const StoredNames names = stored_names(name, DType::f8_e4m3);
-    uint8_t* codes = add<uint8_t>(name, DType::f8_e4m3, shape);
-    const float scale = some_scale();
-    *add<float>(names.scale, DType::f32, {1}) = scale;
-    *add<float>(names.input_scale, DType::f32, {1}) = 2.0f;
-    std::vector<float>& want = meaning[name];
-    for (int64_t i = 0; i < shape.elements(); ++i) want.push_back(fp8_to_float(codes[i] = uint8_t(below(127))) * scale);
-  }
-
-  void write(const fs::path& path) const {
-    std::vector<std::pair<std::string, const Stored*>> order;
-    for (const auto& [name, stored] : tensors) order.push_back({name, &stored});
-    std::stable_sort(order.begin(), order.end(),
-                     [](const auto& a, const auto& b) { return dtype_bytes(a.second->dtype) > dtype_bytes(b.second->dtype); });
-    std::vector<SafetensorsWriter::Tensor> list;
-    for (const auto& [name, stored] : order) list.push_back({name, stored->dtype, stored->shape});
-    SafetensorsWriter out(path, list);
-    for (const auto& [name, stored] : order) out.write(stored->bytes);
-    out.finish();
-  }
-};
 
 float element(const WeightSlice& s, int64_t n, int64_t k) {
   const int64_t i = n * s.n_stride + k * s.k_stride;
@@ -180,25 +33,25 @@ float element(const WeightSlice& s, int64_t n, int64_t k) {
 }
 
 // The stored value of a slice's element, in the unquantised layout's numbering.
-float meant(const Checkpoint& c, const SlicePlan& s, int64_t expert, int64_t n, int64_t k, bool apart) {
+float meant(const QuantizedCheckpoint& c, const SlicePlan& s, int64_t expert, int64_t n, int64_t k, bool apart) {
   if (!s.fused_experts) return c.meaning.at(s.tensor)[size_t(n * (c.tensors.contains(s.tensor)
                                                                      ? c.tensors.at(s.tensor).shape[1]
                                                                      : c.tensors.at(s.tensor + "_packed").shape[1] * 8) + k)];
   const bool down = s.tensor.ends_with("down_proj");
-  const int64_t in = down ? kFfn : kHidden, out = down ? kHidden : 2 * kFfn;
+  const int64_t in = down ? kQuantizedFfn : kQuantizedHidden, out = down ? kQuantizedHidden : 2 * kQuantizedFfn;
   if (!apart) return c.meaning.at(s.tensor)[size_t((expert * in + k) * out + n)];
   if (down) return c.meaning.at(expert_weight(s.tensor, expert, "down_proj"))[size_t(n * in + k)];
-  return c.meaning.at(expert_weight(s.tensor, expert, n < kFfn ? "gate_proj" : "up_proj"))[size_t(n % kFfn * in + k)];
+  return c.meaning.at(expert_weight(s.tensor, expert, n < kQuantizedFfn ? "gate_proj" : "up_proj"))[size_t(n % kQuantizedFfn * in + k)];
 }
 
-void check_linear(const Checkpoint& c, const HfCheckpoint& files, const StoredMap& map, const LinearPlan& plan) {
+void check_linear(const QuantizedCheckpoint& c, const HfCheckpoint& files, const StoredMap& map, const LinearPlan& plan) {
   if (plan.spec.n == 0) return;
   INFO(plan.spec.name);
   const PieceReader reader(files);
   for (const SlicePlan& s : plan.weight) {
     const StoredWeight& stored = map.at(s.tensor);
     std::vector<int> seen(size_t(plan.spec.n_experts * plan.spec.n * plan.spec.k));
-    for (const WeightPiece& p : pieces_of(s, plan.experts, stored, kFfn)) {
+    for (const WeightPiece& p : pieces_of(s, plan.experts, stored, kQuantizedFfn)) {
       const WeightSlice w = reader.weight(p, stored);
       const bool codes = is_quantized(plan.spec.format) && stored.held(DType::bf16) == plan.spec.format;
       const WeightSlice scale = codes ? reader.scale(p, stored) : WeightSlice{};
@@ -246,7 +99,7 @@ TEST_CASE("weight pieces: what is stored in any way is found again, on one rank 
                         Case{How::int4_index, WeightFormat::bf16, WeightFormat::bf16},
                         Case{How::modelopt, WeightFormat::fp8, WeightFormat::fp8, 0, InputFormat::fp8_static}}) {
     INFO(int(c.how));
-    const Checkpoint made(c.how);
+    const QuantizedCheckpoint made(c.how);
     TempDir dir;
     made.write(dir / "model.safetensors");
     const HfCheckpoint files(dir.path());
@@ -272,7 +125,7 @@ TEST_CASE("weight pieces: what is stored in any way is found again, on one rank 
 }
 
 TEST_CASE("weight pieces: what is multiplied at once and not stored alike becomes BF16") {
-  Checkpoint made(How::fp8_row);
+  QuantizedCheckpoint made(How::fp8_row);
   const std::string v = "language_model.model.layers.0.self_attn.v_proj.weight";
   const Shape shape = made.tensors.at(v).shape;
   made.tensors.erase(v), made.tensors.erase(v + "_scale"), made.meaning.erase(v);
@@ -290,7 +143,7 @@ TEST_CASE("weight pieces: what is multiplied at once and not stored alike become
 }
 
 TEST_CASE("weight pieces: ranks' columns that cut a group are refused") {
-  Checkpoint made(How::int4);
+  QuantizedCheckpoint made(How::int4);
   TempDir dir;
   made.write(dir / "model.safetensors");
   const HfCheckpoint files(dir.path());
@@ -308,7 +161,7 @@ TEST_CASE("weight pieces: ranks' columns that cut a group are refused") {
 TEST_CASE("weight pieces: hostile quantised checkpoints") {
   const std::string layer = "language_model.model.layers.1.", q = layer + "self_attn.q_proj.weight";
   auto read = [](How how, auto change) {
-    Checkpoint made(how);
+    QuantizedCheckpoint made(how);
     change(made);
     TempDir dir;
     made.write(dir / "model.safetensors");
@@ -318,7 +171,7 @@ TEST_CASE("weight pieces: hostile quantised checkpoints") {
     for (const auto& [name, stored] : map) {
       if (!stored.is_quantized()) continue;
       const SlicePlan slice{name, {0, 8}, {0, 32}, 0, stored.experts_apart};
-      for (const WeightPiece& p : pieces_of(slice, {0, 2}, stored, kFfn)) {
+      for (const WeightPiece& p : pieces_of(slice, {0, 2}, stored, kQuantizedFfn)) {
         reader.check_shape(p, stored);
         reader.values(p, stored);
         if (stored.input_scale) reader.input_scale(p, stored);
@@ -330,29 +183,29 @@ TEST_CASE("weight pieces: hostile quantised checkpoints") {
     INFO(expected);
     CHECK_MESSAGE(message.find(expected) != std::string::npos, message);
   };
-  read(How::int4, [](Checkpoint&) {});
-  check(How::fp8_row, [&](Checkpoint& c) { c.tensors.erase(q + "_scale"); }, "1 missing (\"" + q + "_scale\")");
-  check(How::fp8_row, [&](Checkpoint& c) { c.tensors.at(q + "_scale").shape = {64, 2}; },
+  read(How::int4, [](QuantizedCheckpoint&) {});
+  check(How::fp8_row, [&](QuantizedCheckpoint& c) { c.tensors.erase(q + "_scale"); }, "1 missing (\"" + q + "_scale\")");
+  check(How::fp8_row, [&](QuantizedCheckpoint& c) { c.tensors.at(q + "_scale").shape = {64, 2}; },
         "\"" + q + "_scale\" expected [] or [1] or [128] or [128, 1] or [1, 2] found [64, 2]");
-  check(How::fp8_row, [&](Checkpoint& c) { c.add<float>(q + "_scale", DType::f32, {128, 1})[3] = NAN; }, "row 0: a scale of 0");
-  check(How::int4, [&](Checkpoint& c) { c.tensors.at(q + "_packed").shape = {256, 16}; }, "expected [128, 32] found [256, 16]");
-  check(How::int4, [&](Checkpoint& c) { c.tensors.at(q + "_scale").shape = {256, 4}; },
+  check(How::fp8_row, [&](QuantizedCheckpoint& c) { c.add<float>(q + "_scale", DType::f32, {128, 1})[3] = NAN; }, "row 0: a scale of 0");
+  check(How::int4, [&](QuantizedCheckpoint& c) { c.tensors.at(q + "_packed").shape = {256, 16}; }, "expected [128, 32] found [256, 16]");
+  check(How::int4, [&](QuantizedCheckpoint& c) { c.tensors.at(q + "_scale").shape = {256, 4}; },
         "expected [128, groups of a multiple of 8 that divide 256] found [256, 4]");
-  check(How::int4, [&](Checkpoint& c) { c.add<BFloat16>(q + "_scale", DType::bf16, {128, 3}); }, "divide 256] found [128, 3]");
-  check(How::int4, [&](Checkpoint& c) { c.add<uint8_t>(q + "_packed", DType::u8, {128, 32}); }, "expected I32, found U8");
-  check(How::int4, [&](Checkpoint& c) { reinterpret_cast<int64_t*>(c.tensors.at(q + "_shape").bytes.data())[1] = 512; },
+  check(How::int4, [&](QuantizedCheckpoint& c) { c.add<BFloat16>(q + "_scale", DType::bf16, {128, 3}); }, "divide 256] found [128, 3]");
+  check(How::int4, [&](QuantizedCheckpoint& c) { c.add<uint8_t>(q + "_packed", DType::u8, {128, 32}); }, "expected I32, found U8");
+  check(How::int4, [&](QuantizedCheckpoint& c) { reinterpret_cast<int64_t*>(c.tensors.at(q + "_shape").bytes.data())[1] = 512; },
         "says [128, 512], and \"" + q + "_packed\" has [128, 256]");
-  check(How::int4, [&](Checkpoint& c) { c.tensors[q + "_zap"] = c.tensors.at(q + "_shape"); }, "1 unexpected (\"" + q + "_zap\")");
-  check(How::int4, [&](Checkpoint& c) { c.tensors.erase(layer + "feed_forward.experts.1.up_proj.weight_packed"); },
+  check(How::int4, [&](QuantizedCheckpoint& c) { c.tensors[q + "_zap"] = c.tensors.at(q + "_shape"); }, "1 unexpected (\"" + q + "_zap\")");
+  check(How::int4, [&](QuantizedCheckpoint& c) { c.tensors.erase(layer + "feed_forward.experts.1.up_proj.weight_packed"); },
         "1 missing (\"" + layer + "feed_forward.experts.1.up_proj.weight\")");
   check(How::int4_index,
-        [&](Checkpoint& c) { reinterpret_cast<int32_t*>(c.tensors.at(q + "_g_idx").bytes.data())[5] = -1; },
+        [&](QuantizedCheckpoint& c) { reinterpret_cast<int32_t*>(c.tensors.at(q + "_g_idx").bytes.data())[5] = -1; },
         "column 5 belongs to group -1 of 8");
   check(How::modelopt,
-        [&](Checkpoint& c) { c.tensors.erase(layer + "feed_forward.experts.down_proj_input_scale"); },
+        [&](QuantizedCheckpoint& c) { c.tensors.erase(layer + "feed_forward.experts.down_proj_input_scale"); },
         "1 missing (\"" + layer + "feed_forward.experts.down_proj_input_scale\")");
-  check(How::modelopt, [&](Checkpoint& c) { *c.add<float>(layer + "self_attn.q_proj.input_scale", DType::f32, {}) = -1; },
+  check(How::modelopt, [&](QuantizedCheckpoint& c) { *c.add<float>(layer + "self_attn.q_proj.input_scale", DType::f32, {}) = -1; },
         "an input scale of -1");
   // Without a quantization_config codes are no weights.
-  check(How::fp8_row, [&](Checkpoint& c) { c.config.quantization.reset(); }, "of a type that is no weight's");
+  check(How::fp8_row, [&](QuantizedCheckpoint& c) { c.config.quantization.reset(); }, "of a type that is no weight's");
 }
