@@ -194,6 +194,18 @@ void widen_bf16(const uint16_t* from, float* to, int64_t n) {
   }
 }
 
+void widen_fp8(const uint8_t* from, float scale, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(to + i, load_fp8(from + i) * splat(scale));
+  if (i < n) {
+    uint8_t rest[16] = {};
+    float wide[16];
+    std::memcpy(rest, from + i, size_t(n - i));
+    store(wide, load_fp8(rest) * splat(scale));
+    std::memcpy(to + i, wide, size_t(n - i) * sizeof(float));
+  }
+}
+
 // to[i] = f(from[i]) for any n; the lanes of the last, short vector that are not used hold zeros.
 template <class Function>
 L4_INLINE void map_array(const float* from, float* to, int64_t n, Function f) {
@@ -216,7 +228,7 @@ void silu_array(const float* from, float* to, int64_t n) {
 }
 
 constexpr l4::cpu::SimdKernels table(const char* name) {
-  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, attend, widen_bf16, silu_array, exp_array};
+  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, attend, widen_bf16, widen_fp8, silu_array, exp_array};
 }
 
 }  // namespace

@@ -40,6 +40,9 @@ L4_INLINE I16 splat_int(uint32_t a) { return {_mm512_set1_epi32(int(a))}; }
 L4_INLINE I16 widen(const uint16_t* p) {
   return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+L4_INLINE I16 widen(const uint8_t* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 L4_INLINE F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 L4_INLINE F16 operator+(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 L4_INLINE F16 operator-(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -97,6 +100,10 @@ L4_INLINE I16 widen(const uint16_t* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))};
 }
+L4_INLINE I16 widen(const uint8_t* p) {
+  const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(q), _mm256_cvtepu8_epi32(_mm_srli_si128(q, 8))};
+}
 L4_INLINE F16 fma(F16 x, F16 y, F16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 L4_INLINE F16 operator+(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 L4_INLINE F16 operator-(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -143,6 +150,7 @@ L4_INLINE F16 splat(float a) { return lanes([=](int) { return a; }); }
 L4_INLINE I16 load_int(const void* p) { I16 r; std::memcpy(r.v, p, sizeof r.v); return r; }
 L4_INLINE I16 splat_int(uint32_t a) { return int_lanes([=](int) { return a; }); }
 L4_INLINE I16 widen(const uint16_t* p) { return int_lanes([=](int i) { return uint32_t(p[i]); }); }
+L4_INLINE I16 widen(const uint8_t* p) { return int_lanes([=](int i) { return uint32_t(p[i]); }); }
 L4_INLINE F16 fma(const F16& a, const F16& b, const F16& c) {
 #if defined(__FP_FAST_FMAF)
   return lanes([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
@@ -225,6 +233,17 @@ L4_INLINE F16 round_bf16(F16 a) {
   I16 u = bits(a);
   I16 odd = shift_right<16>(u) & splat_int(1);
   return from_bits((u + splat_int(0x7FFF) + odd) & splat_int(0xFFFF0000u));
+}
+
+// E4M3 (quant/fp8.h). The bits of exponent and fraction, with float's bias for E4M3's, are a normal float: the value,
+// but for subnormals 2^-7 (1 + f / 8) instead of 2^-9 f. Subnormal floats would be slow. The code above 448 is NaN.
+L4_INLINE F16 load_fp8(const uint8_t* p) {
+  I16 u = widen(p);
+  F16 v = from_bits(shift_left<20>(u & splat_int(0x7F)) + splat_int(120u << 23));
+  F16 small = (v - splat(0x1p-7f)) + (v - splat(0x1p-7f));
+  v = select_less(v, splat(0x1p-6f), small, v);
+  v = select_less(splat(448.0f), v, splat(__builtin_nanf("")), v);
+  return from_bits(bits(v) | shift_left<24>(u & splat_int(0x80)));
 }
 
 // e^x, at most 1 ulp off for results that are normal numbers; 0 below, infinity above. x = n ln 2 + r with ln 2 in two
