@@ -212,11 +212,26 @@ TEST_CASE("l4-bench: stages by themselves, and ceilings") {
   CHECK(number(ceilings[0], "value") > 1e8);
 }
 
+TEST_CASE("l4-bench: an FP8 cache moves fewer bytes, its scales counted") {
+  std::vector<std::string> words = {"decode", "--batch", "3", "--context", "50", "-n", "2"};
+  words = words + kTiny + std::vector<std::string>{"--routing", "uniform"};
+  const Json plain = results_of(words)[0],
+             fp8 = results_of(words + std::vector<std::string>{"--kv-cache-dtype", "fp8"})[0];
+  CHECK(text(plain, "kv_dtype") == "bfloat16");
+  CHECK(text(fp8, "kv_dtype") == "fp8");
+  // Read, in two steps after five to warm up, and written; 4 layers, K and V of 2 kv heads of 64.
+  const double tokens = 3 * (50 + 5 + 1.5) + 3;
+  CHECK(number(plain, "bytes_per_step") - number(fp8, "bytes_per_step") == tokens * 4 * 2 * 2 * (64 * 2 - (64 + 2)));
+  const Result op = bench({"op", "-m", "tiny", "--synthetic", "--kv-cache-dtype", "fp8"});
+  CHECK(one_line_error(op, 2).find("l4-bench op keeps K and V in bfloat16") != std::string::npos);
+}
+
 TEST_CASE("l4-bench: ranks of threads, float32, a seed, no warm-up") {
   const std::vector<Json> r = results_of(kTiny + std::vector<std::string>{"-p", "8", "-n", "0", "-r", "1", "-tp", "2", "--dtype",
                                                                           "float32", "-s", "9", "--no-warmup", "-t", "2"});
   CHECK(number(r[0], "tp") == 2);
   CHECK(text(r[0], "dtype") == "float32");
+  CHECK(text(r[0], "kv_dtype") == "float32");
   CHECK(number(r[0], "experts_hit") == doctest::Approx(16 * (1 - std::pow(15.0 / 16, 8))));
 }
 
