@@ -79,33 +79,36 @@ TEST_CASE("bench: sequences of one context are copies at addresses of their own"
   l4::bench::SyntheticOptions synthetic;
   synthetic.on = true;
   const l4::bench::BenchModel model("tiny", synthetic);
-  l4::bench::SessionOptions o;
-  o.executor.dtype = l4::DType::f32;
-  o.batch_tokens = 300;
-  o.max_sequences = 3, o.most_live = 4;
-  o.max_context = 1100, o.total_context = 4400;  // two chunks of 512 end inside
-  l4::bench::Session session(model, o);
-  std::vector<l4::Sequence> all = session.filled(3, 1030);
-  const l4::bench::Run run = session.decode(all, 4);
-  CHECK(run.steps.size() == 4);
-  CHECK(run.steps[3].work.n_rows == 3);
-  CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::global)] == 3 * 1034);
-  CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::chunked)] == 3 * (1034 - 1024));
-  auto last_logits = [&](l4::Sequence& s, int64_t n) {
-    s.append(5);
-    CHECK(s.reserve(n + 1));
-    const l4::StepPart part{&s, l4::OutRows::last};
-    const std::vector<float> logits = session.executor().logits(l4::build_step({&part, 1}, 0));
-    s.commit(n + 1);
-    return logits;
-  };
-  for (l4::Sequence& s : all) {
-    l4::Sequence again = session.sequence(0);
-    for (const int32_t id : s.ids()) again.append(id);
-    session.prefill(again, 1034);
-    CHECK(last_logits(s, 0) == last_logits(again, 0));
+  for (const bool fp8 : {false, true}) {
+    l4::bench::SessionOptions o;
+    o.executor.dtype = l4::DType::f32;
+    if (fp8) o.executor.kv_dtype = l4::DType::f8_e4m3;
+    o.batch_tokens = 300;
+    o.max_sequences = 3, o.most_live = 4;
+    o.max_context = 1100, o.total_context = 4400;  // two chunks of 512 end inside
+    l4::bench::Session session(model, o);
+    std::vector<l4::Sequence> all = session.filled(3, 1030);
+    const l4::bench::Run run = session.decode(all, 4);
+    CHECK(run.steps.size() == 4);
+    CHECK(run.steps[3].work.n_rows == 3);
+    CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::global)] == 3 * 1034);
+    CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::chunked)] == 3 * (1034 - 1024));
+    auto last_logits = [&](l4::Sequence& s, int64_t n) {
+      s.append(5);
+      CHECK(s.reserve(n + 1));
+      const l4::StepPart part{&s, l4::OutRows::last};
+      const std::vector<float> logits = session.executor().logits(l4::build_step({&part, 1}, 0));
+      s.commit(n + 1);
+      return logits;
+    };
+    for (l4::Sequence& s : all) {
+      l4::Sequence again = session.sequence(0);
+      for (const int32_t id : s.ids()) again.append(id);
+      session.prefill(again, 1034);
+      CHECK(last_logits(s, 0) == last_logits(again, 0));
+    }
+    CHECK(all[0].ids()[1030] != all[1].ids()[1030]);  // (one seed: the same in every run)
   }
-  CHECK(all[0].ids()[1030] != all[1].ids()[1030]);  // (one seed: the same in every run)
 }
 
 // ---- the tool -------------------------------------------------------------------------------------------------------
