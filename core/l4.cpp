@@ -26,6 +26,17 @@ std::optional<DType> parse_dtype_option(std::string_view name) {
   fail(ErrorKind::usage, "dtype must be auto, float32 or bfloat16, not ", shown(name));
 }
 
+std::optional<DType> parse_kv_dtype_option(std::string_view name) {
+  if (name == "auto") return std::nullopt;
+  if (name == "bf16" || name == "bfloat16") return DType::bf16;
+  if (name == "fp8" || name == "fp8_e4m3") return DType::f8_e4m3;
+  fail(ErrorKind::usage, "KV cache dtype must be auto, bf16 or fp8, not ", shown(name));
+}
+
+const char* dtype_option_name(DType dtype) {
+  return dtype == DType::f32 ? "float32" : dtype == DType::f8_e4m3 ? "fp8" : "bfloat16";
+}
+
 // ---- Generation -----------------------------------------------------------------------------------------------------
 
 struct Generation::Impl {
@@ -117,10 +128,12 @@ std::string Engine::summary() const {
     weights += rank.weight_bytes;
     kv += rank.kv_bytes;
   }
-  const int n_ranks = impl_->plan.executor.topology.world();
-  return cat(impl_->device, n_ranks > 1 ? cat(" (", n_ranks, " ranks)") : "", ", ",
-             impl_->plan.executor.dtype == DType::f32 ? "float32" : "bfloat16", ", weights ", human_bytes(weights),
-             ", KV cache ", human_bytes(kv), ", context ", human_count(uint64_t(max_context())), " tokens");
+  const ExecutorOptions& e = impl_->plan.executor;
+  const int n_ranks = e.topology.world();
+  return cat(impl_->device, n_ranks > 1 ? cat(" (", n_ranks, " ranks)") : "", ", ", dtype_option_name(e.dtype),
+             ", weights ", human_bytes(weights), ", KV cache ", human_bytes(kv),
+             e.kv_type() == e.dtype ? "" : cat(" (", dtype_option_name(e.kv_type()), ")"), ", context ",
+             human_count(uint64_t(max_context())), " tokens");
 }
 
 Generation Engine::start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake) {

@@ -97,15 +97,18 @@ class Frontend {
 // ---- Loading --------------------------------------------------------------------------------------------------------
 
 enum class Device : uint8_t { automatic, cpu, cuda };
-Device parse_device(std::string_view name);                      // auto|cpu|cuda; Error{usage}
-std::optional<DType> parse_dtype_option(std::string_view name);  // auto (nothing)|float32|bfloat16; Error{usage}
+Device parse_device(std::string_view name);                         // auto|cpu|cuda; Error{usage}
+std::optional<DType> parse_dtype_option(std::string_view name);     // auto (nothing)|float32|bfloat16; Error{usage}
+std::optional<DType> parse_kv_dtype_option(std::string_view name);  // auto (nothing)|bf16|fp8; Error{usage}
+const char* dtype_option_name(DType dtype);                         // "float32", "bfloat16", "fp8"
 
 struct LoadOptions {
   fs::path model_dir = {};
   Device device = Device::automatic;  // cuda where there is a GPU that we can use, and this build has CUDA
   std::vector<int> gpus = {};         // CUDA device of each rank; empty: the first ones that we can use
   bool cuda_graphs = true;            // decode steps recorded and replayed; without: the same bits, slower
-  std::optional<DType> dtype = {};    // of activations and KV: f32 or bf16; nothing: as the checkpoint says
+  std::optional<DType> dtype = {};    // of activations: f32 or bf16; nothing: as the checkpoint says
+  std::optional<DType> kv_dtype = {};  // of K and V in the cache: bf16 or f8_e4m3; nothing: as activations
   int64_t max_context = 0;            // tokens of prompt and answer; 0: the model's, or as much as fits
   int64_t batch_tokens = 0;           // rows of the largest prefill step; 0: 8192 on GPUs, 512 on the CPU
   int64_t max_image_tiles = 0;        // tiles of the encoder cache; 0: one picture of the largest size

@@ -63,7 +63,7 @@ bool encodes_images(const ModelConfig& config, const ExecutorOptions& options, c
 uint64_t activation_bytes(const ModelConfig& config, const ExecutorOptions& options, Backend& backend,
                           const ShardPlan& shard, const WeightPlan& plan) {
   const Weights weights = shapes_of(plan, options.dtype);
-  const KvCache kv(backend, config.text, shard, options.dtype, {0, 0});
+  const KvCache kv(backend, config.text, shard, options.kv_type(), {0, 0});
   const auto tp = make_thread_comms(shard.topology.tp);  // for its size; a measuring run talks to nobody
   Arena work;
   const Rank rank{backend, *tp[size_t(shard.tp_rank)], *tp[0], shard, work, nullptr};
@@ -227,7 +227,7 @@ struct Executor::Impl {
     const TextConfig& text = config.text;
     const WeightPlan plan = plan_weights(config, w.shard, options.dtype, source.all_stored());
     w.weights = source.load(plan, *w.backend, options.dtype, on_bytes);
-    w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.dtype, options.kv_pages);
+    w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.kv_type(), options.kv_pages);
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
     if (encodes_images(config, options, w.shard)) {
       w.vision = std::make_unique<VisionModel>(config, w.weights, options.dtype);
@@ -310,17 +310,19 @@ ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank
 }
 
 MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredWeights& stored) {
+  const bool on_gpu = !options.gpus.empty();
+  if (on_gpu && options.kv_type() == DType::f8_e4m3)
+    fail(ErrorKind::unsupported, "--kv-cache-dtype fp8: not on CUDA yet (--device cpu takes it)");
   const ShardPlan shard = shard_of(config, options.topology, rank);
   MemoryPlan plan;
   const WeightPlan weights = plan_weights(config, shard, options.dtype, stored);
   plan.weights = weight_bytes_by_part(weights, options.dtype);
   for (const PartBytes& part : plan.weights) plan.weight_bytes += part.bytes;
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
-    plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) * kv_page_bytes(config.text, shard, options.dtype, kind);
+    plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) * kv_page_bytes(config.text, shard, options.kv_type(), kind);
   if (encodes_images(config, options, shard))
     plan.encoder_bytes = uint64_t(options.encoder_rows * config.text.hidden) * dtype_bytes(options.dtype) +
                          View{nullptr, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles)}.bytes();
-  const bool on_gpu = !options.gpus.empty();
   const auto backend = on_gpu ? make_cuda_backend(kNoCudaDevice, cuda_options(config, options)) : make_cpu_backend(1);
   try {
     plan.activation_bytes = activation_bytes(config, options, *backend, shard, weights);

@@ -19,7 +19,8 @@ namespace l4 {
 
 struct ExecutorOptions {
   Topology topology;
-  DType dtype = DType::bf16;                      // activations and KV: bf16, or f32 (--dtype float32)
+  DType dtype = DType::bf16;                      // activations: bf16, or f32 (--dtype float32)
+  std::optional<DType> kv_dtype;                  // K and V in pages: bf16 or f8_e4m3; nothing: as activations
   std::vector<int> gpus;                          // CUDA device of each rank; empty: all ranks on the CPU backend
   bool cuda_graphs = true;                        // record decode steps and replay them
   int cpu_threads = 0;                            // of the CPU backend, all ranks together; 0: one per core
@@ -32,6 +33,8 @@ struct ExecutorOptions {
   bool fast_kernels_only = false;                 // for measuring: Error{unsupported} where a GPU would use generic ones
   // From the loading threads, now and then; calls do not overlap.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;
+
+  DType kv_type() const { return kv_dtype.value_or(dtype); }
 };
 
 class Executor : public StepRunner {
@@ -63,7 +66,8 @@ class Executor : public StepRunner {
   std::unique_ptr<Impl> impl_;
 };
 
-// Bytes of one rank, computed before anything is loaded and without a device.
+// Bytes of one rank, computed before anything is loaded and without a device. Error{unsupported}: the device it is for
+// cannot do what the options ask.
 struct MemoryPlan {
   std::vector<PartBytes> weights;
   uint64_t weight_bytes = 0, kv_bytes = 0;

@@ -67,7 +67,7 @@ uint64_t part_bytes(const MemoryPlan& plan, const std::string& part) {
 uint64_t kv_token_bytes(const LoadPlan& plan, const ModelConfig& config, AttentionKind kind) {
   uint64_t bytes = 0;
   for (int rank = 0; rank < plan.executor.topology.world(); ++rank)
-    bytes += kv_page_bytes(config.text, shard_of(config, plan.executor.topology, rank), plan.executor.dtype, kind);
+    bytes += kv_page_bytes(config.text, shard_of(config, plan.executor.topology, rank), plan.executor.kv_type(), kind);
   return bytes / uint64_t(kv_page_tokens(config.text));
 }
 
@@ -86,7 +86,8 @@ std::string model_lines(const ModelConfig& config, const LoadPlan& plan) {
               " layers (", n_chunked, " chunked", t.attention_chunk ? cat(" by ", t.attention_chunk) : "", ", ",
               t.n_layers - n_chunked, " global), ", t.n_experts, " experts, ", t.n_experts_per_token, " a token",
               config.vision ? ", images" : "", "\n");
-  text += cat("  computed in ", plan.executor.dtype == DType::f32 ? "float32" : "bfloat16", "\n");
+  text += cat("  computed in ", dtype_option_name(plan.executor.dtype), ", K and V kept in ",
+              dtype_option_name(plan.executor.kv_type()), "\n");
   return text;
 }
 
@@ -149,11 +150,16 @@ std::string describe_plan(const LoadOptions& asked) {
               human_bytes(global + chunked), ", of which ", human_bytes(global), " stay when its chunk has ended\n");
 
   auto room = [&](const std::string& where, const LoadOptions& place, const MemoryBudget& budget) {
-    const int64_t fits = context_that_fits(place, config, max_image_tiles, stored, budget, config.text.max_positions);
-    text += cat(where, ": ",
-                fits == 0 ? "too little for the weights"
-                          : cat("room for a context of ", human_count(uint64_t(fits)), " tokens"),
-                "\n");
+    try {
+      const int64_t fits = context_that_fits(place, config, max_image_tiles, stored, budget, config.text.max_positions);
+      text += cat(where, ": ",
+                  fits == 0 ? "too little for the weights"
+                            : cat("room for a context of ", human_count(uint64_t(fits)), " tokens"),
+                  "\n");
+    } catch (const Error& e) {  // a device other than the one planned for, which cannot do all that it can
+      if (e.kind() != ErrorKind::unsupported) throw;
+      text += cat(where, ": ", e.message(), "\n");
+    }
   };
   const uint64_t free_bytes = make_cpu_backend(1)->memory().free_bytes;
   room(cat("this machine's memory, ", human_bytes(free_bytes), " free"), on_cpu, {free_bytes});

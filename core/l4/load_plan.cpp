@@ -25,6 +25,7 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
   ExecutorOptions& e = plan.executor;
   e.topology = options.topology;
   e.dtype = activation_type(options, config);
+  e.kv_dtype = options.kv_dtype;
   e.gpus = options.gpus;
   e.cuda_graphs = options.cuda_graphs;
   e.cpu_threads = options.threads;
@@ -77,6 +78,8 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
     fail(ErrorKind::usage, "threads must be at most ", kMaxThreads, ", not ", options.threads);
   if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::bf16)
     fail(ErrorKind::usage, "dtype must be float32 or bfloat16");
+  if (options.kv_dtype && *options.kv_dtype != DType::bf16 && *options.kv_dtype != DType::f8_e4m3)
+    fail(ErrorKind::usage, "KV cache dtype must be bf16 or fp8");
   if (options.max_context > config.text.max_positions)
     fail(ErrorKind::usage, "a context of ", options.max_context, " tokens is longer than the ",
          config.text.max_positions, " of ", config.source);

@@ -10,7 +10,18 @@ int64_t kv_page_tokens(const TextConfig& text) {
   return tokens;
 }
 
-KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype) {
+namespace {
+bool has_token_scales(DType dtype, bool fixed_scales) {
+  return dtype == DType::f8_e4m3 && !fixed_scales;
+}
+}  // namespace
+
+int64_t kv_token_bytes(const TextConfig& text, int64_t n_kv_heads, DType dtype, bool fixed_scales) {
+  const size_t scale = has_token_scales(dtype, fixed_scales) ? sizeof(BFloat16) : 0;
+  return 2 * n_kv_heads * (text.head_dim * int64_t(dtype_bytes(dtype)) + int64_t(scale));
+}
+
+KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype, bool fixed_scales) {
   KvLayout layout;
   layout.dtype = dtype;
   layout.page_tokens = kv_page_tokens(text);
@@ -19,8 +30,13 @@ KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype) {
   const int64_t side = n_kv_heads * layout.page_tokens * text.head_dim * int64_t(dtype_bytes(dtype));
   layout.k_offset = 0;
   layout.v_offset = side;
+  if (has_token_scales(dtype, fixed_scales)) {
+    layout.k_scale_offset = 2 * side;
+    layout.v_scale_offset = 2 * side + n_kv_heads * layout.page_tokens * int64_t(sizeof(BFloat16));
+  }
   constexpr int64_t kAlign = 256;
-  layout.layer_bytes = (2 * side + kAlign - 1) / kAlign * kAlign;
+  const int64_t bytes = layout.page_tokens * kv_token_bytes(text, n_kv_heads, dtype, fixed_scales);
+  layout.layer_bytes = (bytes + kAlign - 1) / kAlign * kAlign;
   return layout;
 }
 

@@ -14,8 +14,10 @@ namespace l4 {
 
 // Largest power of two <= 128 that divides the attention chunk; 128 where there is no chunking.
 int64_t kv_page_tokens(const TextConfig& text);
-// One layer's part of a page on a rank with n_kv_heads of the kv heads.
-KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype);
+// K and V of one token in one layer on a rank with n_kv_heads of the kv heads, scales included.
+int64_t kv_token_bytes(const TextConfig& text, int64_t n_kv_heads, DType dtype, bool fixed_scales = false);
+// One layer's part of a page. fixed_scales: of f8_e4m3, those of KvLayer; none lie in the page.
+KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype, bool fixed_scales = false);
 // Bytes of one page of a kind on the rank of `shard`: all its layers of the kind.
 uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dtype, AttentionKind kind);
 

@@ -89,22 +89,21 @@ struct Workspace {
   }
 };
 
-// `n` dense rows of hd elements to float32 rows of `width`, padded with zeros.
-void widen_rows(const SimdKernels& simd, const void* from, DType dtype, int64_t n, int64_t hd, int64_t width,
-                float* to) {
-  if (hd == width) {
+// `n` dense rows of hd elements to float32 rows of `width`, padded with zeros. `scale`: of f8_e4m3 alone.
+void widen_rows(const SimdKernels& simd, const void* from, DType dtype, float scale, int64_t n, int64_t hd,
+                int64_t width, float* to) {
+  auto widen = [&](int64_t first, int64_t count, float* row) {
     if (dtype == DType::f32)
-      std::memcpy(to, from, size_t(n * hd) * sizeof(float));
+      std::memcpy(row, static_cast<const float*>(from) + first, size_t(count) * sizeof(float));
+    else if (dtype == DType::bf16)
+      simd.widen_bf16(static_cast<const uint16_t*>(from) + first, row, count);
     else
-      simd.widen_bf16(static_cast<const uint16_t*>(from), to, n * hd);
-    return;
-  }
+      simd.widen_fp8(static_cast<const uint8_t*>(from) + first, scale, row, count);
+  };
+  if (hd == width) return widen(0, n * hd, to);
   for (int64_t i = 0; i < n; ++i) {
     float* row = to + i * width;
-    if (dtype == DType::f32)
-      std::memcpy(row, static_cast<const float*>(from) + i * hd, size_t(hd) * sizeof(float));
-    else
-      simd.widen_bf16(static_cast<const uint16_t*>(from) + i * hd, row, hd);
+    widen(i * hd, hd, row);
     std::fill(row + hd, row + width, 0.0f);
   }
 }
@@ -116,7 +115,7 @@ void load_queries(const SimdKernels& simd, const Dims& d, const View& q, int64_t
   const std::byte* data = static_cast<const std::byte*>(q.data);
   for (int64_t r = 0; r < n_rows; ++r) {
     const int64_t element = ((row + r) * d.n_heads + kv * g) * d.hd;
-    widen_rows(simd, data + size_t(element) * dtype_bytes(q.dtype), q.dtype, g, d.hd, d.width, to + r * g * d.width);
+    widen_rows(simd, data + size_t(element) * dtype_bytes(q.dtype), q.dtype, 1, g, d.hd, d.width, to + r * g * d.width);
   }
 }
 
@@ -202,8 +201,8 @@ void paged_attention(const OpContext& ctx, const AttentionArgs& args) {
     const int64_t size = group_keys(tile.keys(0)), begin = group * size;
     const int64_t end = std::min(begin + size, tile.last_key());
     state.clear(tile.n_rows * d.heads_per_kv(), d.width);
-    auto widen = [&](const void* from, DType dtype, int64_t n, int64_t hd, int64_t width, float* to) {
-      widen_rows(simd, from, dtype, n, hd, width, to);
+    auto widen = [&](const void* from, DType dtype, float by, int64_t n, int64_t hd, int64_t width, float* to) {
+      widen_rows(simd, from, dtype, by, n, hd, width, to);
     };
     auto read = [&](KvPages::Part part, int64_t first, int64_t n, float* to) {
       pages.read(*tile.span, kv, part, first, n, d.width, to, widen);
@@ -276,8 +275,8 @@ void tile_attention(const OpContext& ctx, const VisionAttentionArgs& args) {
       const View& from = part == KvPages::Part::key ? args.k : args.v;
       for (int64_t i = 0; i < n; ++i) {
         const int64_t at = ((first_token + first + i) * d.n_heads + head) * d.hd;
-        widen_rows(simd, static_cast<const std::byte*>(from.data) + size_t(at) * element, from.dtype, 1, d.hd, d.width,
-                   to + i * d.width);
+        widen_rows(simd, static_cast<const std::byte*>(from.data) + size_t(at) * element, from.dtype, 1, 1, d.hd,
+                   d.width, to + i * d.width);
       }
     };
     attend_range(

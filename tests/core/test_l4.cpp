@@ -139,4 +139,9 @@ TEST_CASE("l4: device and dtype names") {
   CHECK(parse_dtype_option("float32") == DType::f32);
   CHECK(parse_dtype_option("bfloat16") == DType::bf16);
   CHECK(error_of([] { parse_dtype_option("int8"); }).find("dtype must be auto, float32 or bfloat16, not ") == 0);
+  CHECK(!parse_kv_dtype_option("auto"));
+  for (const char* name : {"bf16", "bfloat16"}) CHECK(parse_kv_dtype_option(name) == DType::bf16);
+  for (const char* name : {"fp8", "fp8_e4m3"}) CHECK(parse_kv_dtype_option(name) == DType::f8_e4m3);
+  CHECK(error_of([] { parse_kv_dtype_option("fp8_e5m2"); }).find("KV cache dtype must be auto, bf16 or fp8, not ") ==
+        0);
 }

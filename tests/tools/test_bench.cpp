@@ -79,33 +79,36 @@ TEST_CASE("bench: sequences of one context are copies at addresses of their own"
   l4::bench::SyntheticOptions synthetic;
   synthetic.on = true;
   const l4::bench::BenchModel model("tiny", synthetic);
-  l4::bench::SessionOptions o;
-  o.executor.dtype = l4::DType::f32;
-  o.batch_tokens = 300;
-  o.max_sequences = 3, o.most_live = 4;
-  o.max_context = 1100, o.total_context = 4400;  // two chunks of 512 end inside
-  l4::bench::Session session(model, o);
-  std::vector<l4::Sequence> all = session.filled(3, 1030);
-  const l4::bench::Run run = session.decode(all, 4);
-  CHECK(run.steps.size() == 4);
-  CHECK(run.steps[3].work.n_rows == 3);
-  CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::global)] == 3 * 1034);
-  CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::chunked)] == 3 * (1034 - 1024));
-  auto last_logits = [&](l4::Sequence& s, int64_t n) {
-    s.append(5);
-    CHECK(s.reserve(n + 1));
-    const l4::StepPart part{&s, l4::OutRows::last};
-    const std::vector<float> logits = session.executor().logits(l4::build_step({&part, 1}, 0));
-    s.commit(n + 1);
-    return logits;
-  };
-  for (l4::Sequence& s : all) {
-    l4::Sequence again = session.sequence(0);
-    for (const int32_t id : s.ids()) again.append(id);
-    session.prefill(again, 1034);
-    CHECK(last_logits(s, 0) == last_logits(again, 0));
+  for (const bool fp8 : {false, true}) {
+    l4::bench::SessionOptions o;
+    o.executor.dtype = l4::DType::f32;
+    if (fp8) o.executor.kv_dtype = l4::DType::f8_e4m3;
+    o.batch_tokens = 300;
+    o.max_sequences = 3, o.most_live = 4;
+    o.max_context = 1100, o.total_context = 4400;  // two chunks of 512 end inside
+    l4::bench::Session session(model, o);
+    std::vector<l4::Sequence> all = session.filled(3, 1030);
+    const l4::bench::Run run = session.decode(all, 4);
+    CHECK(run.steps.size() == 4);
+    CHECK(run.steps[3].work.n_rows == 3);
+    CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::global)] == 3 * 1034);
+    CHECK(run.steps[3].work.kv_read[int(l4::AttentionKind::chunked)] == 3 * (1034 - 1024));
+    auto last_logits = [&](l4::Sequence& s, int64_t n) {
+      s.append(5);
+      CHECK(s.reserve(n + 1));
+      const l4::StepPart part{&s, l4::OutRows::last};
+      const std::vector<float> logits = session.executor().logits(l4::build_step({&part, 1}, 0));
+      s.commit(n + 1);
+      return logits;
+    };
+    for (l4::Sequence& s : all) {
+      l4::Sequence again = session.sequence(0);
+      for (const int32_t id : s.ids()) again.append(id);
+      session.prefill(again, 1034);
+      CHECK(last_logits(s, 0) == last_logits(again, 0));
+    }
+    CHECK(all[0].ids()[1030] != all[1].ids()[1030]);  // (one seed: the same in every run)
   }
-  CHECK(all[0].ids()[1030] != all[1].ids()[1030]);  // (one seed: the same in every run)
 }
 
 // ---- the tool -------------------------------------------------------------------------------------------------------
@@ -212,11 +215,26 @@ TEST_CASE("l4-bench: stages by themselves, and ceilings") {
   CHECK(number(ceilings[0], "value") > 1e8);
 }
 
+TEST_CASE("l4-bench: an FP8 cache moves fewer bytes, its scales counted") {
+  std::vector<std::string> words = {"decode", "--batch", "3", "--context", "50", "-n", "2"};
+  words = words + kTiny + std::vector<std::string>{"--routing", "uniform"};
+  const Json plain = results_of(words)[0],
+             fp8 = results_of(words + std::vector<std::string>{"--kv-cache-dtype", "fp8"})[0];
+  CHECK(text(plain, "kv_dtype") == "bfloat16");
+  CHECK(text(fp8, "kv_dtype") == "fp8");
+  // Read, in two steps after five to warm up, and written; 4 layers, K and V of 2 kv heads of 64.
+  const double tokens = 3 * (50 + 5 + 1.5) + 3;
+  CHECK(number(plain, "bytes_per_step") - number(fp8, "bytes_per_step") == tokens * 4 * 2 * 2 * (64 * 2 - (64 + 2)));
+  const Result op = bench({"op", "-m", "tiny", "--synthetic", "--kv-cache-dtype", "fp8"});
+  CHECK(one_line_error(op, 2).find("l4-bench op keeps K and V in bfloat16") != std::string::npos);
+}
+
 TEST_CASE("l4-bench: ranks of threads, float32, a seed, no warm-up") {
   const std::vector<Json> r = results_of(kTiny + std::vector<std::string>{"-p", "8", "-n", "0", "-r", "1", "-tp", "2", "--dtype",
                                                                           "float32", "-s", "9", "--no-warmup", "-t", "2"});
   CHECK(number(r[0], "tp") == 2);
   CHECK(text(r[0], "dtype") == "float32");
+  CHECK(text(r[0], "kv_dtype") == "float32");
   CHECK(number(r[0], "experts_hit") == doctest::Approx(16 * (1 - std::pow(15.0 / 16, 8))));
 }
 

@@ -13,8 +13,8 @@ namespace {
 
 const StoredWeights kBf16 = [](const std::string&) { return DType::bf16; };
 
-CostModel cost_model(const std::string& name, Topology topology = {}) {
-  return CostModel(synthetic_config(name), topology, DType::bf16, kBf16);
+CostModel cost_model(const std::string& name, Topology topology = {}, DType kv = DType::bf16) {
+  return CostModel(synthetic_config(name), topology, DType::bf16, kv, kBf16);
 }
 
 using Row = std::map<std::string, std::string>;  // by column
@@ -112,6 +112,11 @@ TEST_CASE("bench roofline: bytes of a step by hand") {
   CHECK(step.part("KV").bytes == 48 * 4096.0);
   CHECK(step.part("KV written").bytes == 48 * 4096.0);
   CHECK(cost.weight_bytes() == doctest::Approx((108641793536.0 * 2)));
+  // An FP8 cache: a byte each, and two bytes for K's and V's scale of each of 8 heads.
+  const StepCost fp8 = cost_model("scout", {}, DType::f8_e4m3).step(decode_work(1, 1, 8192), 1);
+  CHECK(fp8.part("KV").bytes == 48 * (2048.0 + 32));
+  CHECK(fp8.part("KV written").bytes == 48 * (2048.0 + 32));
+  CHECK(fp8.bytes() - fp8.part("KV").bytes * 2 == step.bytes() - step.part("KV").bytes * 2);
   // A prefill step that is not the last reads no head.
   StepWork work = prefill_work(0, 100, 8192);
   work.n_out = 0;

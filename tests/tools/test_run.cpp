@@ -48,6 +48,7 @@ TEST_CASE("l4-run: a wrong command line is one line and status 2") {
       {{"-p", "x", "-c", "lots"}, "--ctx-size: expected a number of tokens"},
       {{"-p", "x", "--device", "tpu"}, "--device: "},
       {{"-p", "x", "--dtype", "int3"}, "--dtype: "},
+      {{"-p", "x", "--kv-cache-dtype", "fp4"}, "--kv-cache-dtype: "},
       {{"-p", "x", "--temp", "inf"}, "--temp: expected a finite number >= 0, found \"inf\""},
       {{"-p", "x", "--chat-template", "chatml"}, "error: --chat-template: expected official or launch"},
       {{"-p", "x", "--stop-token-ids", "x"}, "error: --stop-token-ids: expected token ids"},

@@ -33,8 +33,10 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
   });
   flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
               [&o](const std::string& name) { o.device = parse_device(name); });
-  flags.value("--dtype", "auto|bfloat16|float32", "of activations and KV cache; auto: as the checkpoint says",
+  flags.value("--dtype", "auto|bfloat16|float32", "of activations; auto: as the checkpoint says",
               [&o](const std::string& name) { o.dtype = parse_dtype_option(name); });
+  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
+              [&o](const std::string& name) { o.kv_dtype = parse_kv_dtype_option(name); });
   flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &o.threads, 0, 1024);
   flags.number<int>("-tp,--tensor-parallel-size", "N", "split each layer over N devices", &o.tp, 1, 1024);
   flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &o.pp, 1, 1024);
@@ -196,6 +198,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   e.topology = options_.topology();
   e.gpus = gpus_;
   e.dtype = options_.dtype.value_or(model.config.weights_dtype == "float32" ? DType::f32 : DType::bf16);
+  e.kv_dtype = options_.kv_dtype;
   e.cpu_threads = options_.threads.value_or(0);
   e.round_robin_experts = options_.round_robin_experts;
   e.fast_kernels_only = true;
@@ -269,7 +272,8 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"tp", e.topology.tp},
       {"pp", e.topology.pp},
       {"ep", e.topology.ep},
-      {"dtype", e.dtype == DType::f32 ? "float32" : "bfloat16"},
+      {"dtype", dtype_option_name(e.dtype)},
+      {"kv_dtype", dtype_option_name(e.kv_type())},
       {"test", r.test},
       {"n_prompt", r.n_prompt},
       {"n_gen", r.n_gen},

@@ -20,7 +20,7 @@ struct CommonOptions {
   std::vector<std::string> models;  // at least one; "": the demo
   SyntheticOptions synthetic;
   Device device = Device::automatic;
-  std::optional<DType> dtype;
+  std::optional<DType> dtype, kv_dtype;
   std::optional<int> threads, tp, pp, ep;
   bool round_robin_experts = false;
   std::optional<int64_t> repeats;

@@ -290,6 +290,8 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
 
 void run_op(const OpOptions& o) {
   if (!o.common.synthetic.on) fail(ErrorKind::usage, "l4-bench op takes synthetic models: add --synthetic");
+  if (o.common.kv_dtype.value_or(DType::bf16) != DType::bf16)
+    fail(ErrorKind::usage, "l4-bench op keeps K and V in bfloat16");
   std::vector<Case> cases;
   for (const int64_t context : o.contexts)
     for (const int64_t batch : o.batches)

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/executor.h"
+#include "model/kv_cache.h"
 
 namespace l4::bench {
 
@@ -73,12 +74,13 @@ const Part& StepCost::part(const std::string& name) const {
   return *found;
 }
 
-CostModel::CostModel(const ModelConfig& config, const Topology& topology, DType activation, const StoredWeights& stored)
+CostModel::CostModel(const ModelConfig& config, const Topology& topology, DType activation, DType kv,
+                     const StoredWeights& stored)
     : tp_(topology.tp), n_experts_(config.text.n_experts), top_k_(config.text.n_experts_per_token) {
   const TextConfig& text = config.text;
   for (const AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
     n_layers_of_[int(kind)] = config.n_layers_of(kind);
-  kv_token_bytes_ = double(2 * text.n_kv_heads * text.head_dim) * double(dtype_bytes(activation));
+  kv_token_bytes_ = double(l4::kv_token_bytes(text, text.n_kv_heads, kv));
   flops_per_pair_ = 4.0 * double(text.n_heads * text.head_dim);
 
   auto add = [](Linears& to, const LinearPlan& plan, double share = 1) {

@@ -2,8 +2,9 @@
 // config, a topology and the shapes of a step (performance.md 1, and the same formulas as shared/tools/roofline.py).
 //
 // Counted: every weight that the step's rows need, once (of the routed experts those that were hit), keys and values
-// read (each stretch once, the step's own rows included) and written. Not counted, because together they are below 0.1 %
-// of any step of a real model: norm weights, embedding rows, activations, logits, page tables.
+// read (each stretch once, the step's own rows included) and written, those of FP8 with their scales. Not counted,
+// because together they are below 0.1 % of any step of a real model: norm weights, embedding rows, activations, logits,
+// page tables.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +53,7 @@ struct StepCost {
 
 class CostModel {
  public:
-  CostModel(const ModelConfig& config, const Topology& topology, DType activation, const StoredWeights& stored);
+  CostModel(const ModelConfig& config, const Topology& topology, DType activation, DType kv, const StoredWeights& stored);
 
   // `experts`: distinct experts hit in a MoE layer, the mean over layers.
   StepCost step(const StepWork& work, double experts) const;
@@ -67,7 +68,7 @@ class CostModel {
   int tp_;
   int64_t n_experts_, top_k_;
   int64_t n_layers_of_[kNumAttentionKinds];
-  double kv_token_bytes_;    // K and V of a token in one layer
+  double kv_token_bytes_;    // K and V of a token in one layer, and their scales
   double flops_per_pair_;    // of attention in one layer
   Linears attention_, shared_, routed_, router_, head_;  // routed: one expert of each MoE layer
   double weight_bytes_ = 0;

@@ -46,7 +46,8 @@ int64_t Run::n_rows() const {
 Session::Session(const BenchModel& model, const SessionOptions& options)
     : model_(model),
       options_(with_sizes(options, model.config)),
-      cost_(model.config, options.executor.topology, options.executor.dtype, model.stored()),
+      cost_(model.config, options.executor.topology, options.executor.dtype, options.executor.kv_type(),
+            model.stored()),
       executor_(model.config, model.weights(), options_.executor),
       pools_(executor_.page_tokens(), model.config.text.attention_chunk,
              {options_.executor.kv_pages[0], options_.executor.kv_pages[1]}),

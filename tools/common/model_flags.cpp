@@ -38,8 +38,10 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
   flags.value("-dev,--device", "auto|cpu|cuda",
               "where it runs; auto: on GPUs where there are any, of which CUDA_VISIBLE_DEVICES chooses",
               [&load](const std::string& name) { load.device = parse_device(name); });
-  flags.value("--dtype", "auto|bfloat16|float32", "of activations and KV cache; auto: as the checkpoint says",
+  flags.value("--dtype", "auto|bfloat16|float32", "of activations; auto: as the checkpoint says",
               [&load](const std::string& name) { load.dtype = parse_dtype_option(name); });
+  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
+              [&load](const std::string& name) { load.kv_dtype = parse_kv_dtype_option(name); });
   flags.value("-c,--ctx-size,--max-model-len", "N",
               "context in tokens, like 8192 or 1M; 0 or auto: what the model has, or fits",
               [&load](const std::string& text) {

@@ -37,6 +37,7 @@ struct SimdKernels {
                  bool round_p, float* scores, float* m, float* l, float* acc);
 
   void (*widen_bf16)(const uint16_t* from, float* to, int64_t n);
+  void (*widen_fp8)(const uint8_t* from, float scale, float* to, int64_t n);  // quant/fp8.h's codes, times scale
 
   // to[i] = z / (1 + e^-z), z = from[i]; `to` may be `from`.
   void (*silu)(const float* from, float* to, int64_t n);

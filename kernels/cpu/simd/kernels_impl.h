@@ -97,11 +97,6 @@ L4_INLINE void store_pairs(uint16_t* to, F16 low, F16 high) {
   std::memcpy(to, &pairs, sizeof pairs);
 }
 
-// As fp8_to_float in quant/fp8.h.
-L4_INLINE F16 fp8_values(I16 codes) {
-  I16 magnitude = shift_left<20>(codes & splat_int(0x7F)), sign = shift_left<24>(codes & splat_int(0x80));
-  return from_bits(magnitude | sign) * splat(0x1p120f);
-}
 void expand_fp8(const uint8_t* codes, int64_t rows, uint16_t* to) {
   for (int64_t i = 0; i < rows; ++i) {
     uint16_t pairs[16];
@@ -235,6 +230,18 @@ void widen_bf16(const uint16_t* from, float* to, int64_t n) {
   }
 }
 
+void widen_fp8(const uint8_t* from, float scale, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(to + i, fp8_values(widen(from + i)) * splat(scale));
+  if (i < n) {
+    uint8_t rest[16] = {};
+    float wide[16];
+    std::memcpy(rest, from + i, size_t(n - i));
+    store(wide, fp8_values(widen(rest)) * splat(scale));
+    std::memcpy(to + i, wide, size_t(n - i) * sizeof(float));
+  }
+}
+
 // to[i] = f(from[i]) for any n; the lanes of the last, short vector that are not used hold zeros.
 template <class Function>
 L4_INLINE void map_array(const float* from, float* to, int64_t n, Function f) {
@@ -257,7 +264,8 @@ void silu_array(const float* from, float* to, int64_t n) {
 }
 
 constexpr l4::cpu::SimdKernels table(const char* name) {
-  return {name, gemm<WeightsF32>, gemm<WeightsBf16>, expand_fp8, expand_int4, add_scaled, attend, widen_bf16, silu_array, exp_array};
+  return {name,       gemm<WeightsF32>, gemm<WeightsBf16>, expand_fp8, expand_int4, add_scaled,
+          attend,     widen_bf16,       widen_fp8,         silu_array, exp_array};
 }
 
 }  // namespace

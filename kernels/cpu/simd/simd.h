@@ -101,8 +101,8 @@ L4_INLINE I16 widen(const uint16_t* p) {
   return {_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))};
 }
 L4_INLINE I16 widen(const uint8_t* p) {
-  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
-          _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
+  const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(q), _mm256_cvtepu8_epi32(_mm_srli_si128(q, 8))};
 }
 L4_INLINE F16 fma(F16 x, F16 y, F16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 L4_INLINE F16 operator+(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -233,6 +233,16 @@ L4_INLINE F16 round_bf16(F16 a) {
   I16 u = bits(a);
   I16 odd = shift_right<16>(u) & splat_int(1);
   return from_bits((u + splat_int(0x7FFF) + odd) & splat_int(0xFFFF0000u));
+}
+
+// E4M3 (quant/fp8.h), in the lowest 8 bits of each lane. The bits of exponent and fraction, with float's bias for E4M3's, are a normal float: the value,
+// but for subnormals 2^-7 (1 + f / 8) instead of 2^-9 f. Subnormal floats would be slow. The code above 448 is NaN.
+L4_INLINE F16 fp8_values(I16 u) {
+  F16 v = from_bits(shift_left<20>(u & splat_int(0x7F)) + splat_int(120u << 23));
+  F16 small = (v - splat(0x1p-7f)) + (v - splat(0x1p-7f));
+  v = select_less(v, splat(0x1p-6f), small, v);
+  v = select_less(splat(448.0f), v, splat(__builtin_nanf("")), v);
+  return from_bits(bits(v) | shift_left<24>(u & splat_int(0x80)));
 }
 
 // e^x, at most 1 ulp off for results that are normal numbers; 0 below, infinity above. x = n ln 2 + r with ln 2 in two

@@ -51,6 +51,25 @@ TEST_CASE("load_plan: the context that fits is what the KV cache's arithmetic sa
   CHECK(context_that_fits(options, config, 17, bf16(), {idle, true}, 10'485'760) == 0);
 }
 
+TEST_CASE("load_plan: an FP8 cache is half of the memory and 1.6 % of it for scales, and not on CUDA") {
+  const ModelConfig config = scout();
+  LoadOptions options{.max_context = 1 << 20};
+  const LoadPlan plain = plan_load(options, config, 17, bf16(), std::nullopt);
+  options.kv_dtype = DType::bf16;
+  CHECK(plan_load(options, config, 17, bf16(), std::nullopt).ranks[0].kv_bytes == plain.ranks[0].kv_bytes);
+  options.kv_dtype = DType::f8_e4m3;
+  const LoadPlan fp8 = plan_load(options, config, 17, bf16(), std::nullopt);
+  CHECK(fp8.ranks[0].kv_bytes == plain.ranks[0].kv_bytes / 256 * 130);
+  CHECK(fp8.ranks[0].weight_bytes == plain.ranks[0].weight_bytes);
+  CHECK(fp8.ranks[0].activation_bytes == plain.ranks[0].activation_bytes);
+  options.gpus = {0};
+  CHECK(error_of([&] { plan_load(options, config, 17, bf16(), uint64_t(80) << 30); }) ==
+        "--kv-cache-dtype fp8: not on CUDA yet (--device cpu takes it)");
+  options.gpus = {}, options.kv_dtype = DType::f32;
+  CHECK(error_of([&] { plan_load(options, config, 17, bf16(), std::nullopt); }) ==
+        "KV cache dtype must be bf16 or fp8");
+}
+
 TEST_CASE("load_plan: what does not fit is refused with what would") {
   const ModelConfig config = scout();
   const uint64_t weights = plan_load({.max_context = 1}, config, 0, bf16(), std::nullopt).needed_bytes();

@@ -13,21 +13,26 @@ struct AttentionCase {
 };
 
 // The cache of a case with random keys and values, and the numbers themselves: of each span [index][kv head][hd].
+// Of F8_E4M3 each entry has a size of its own, so that another's scale would show; some are zero.
 struct Cache : PagedCache {
   std::vector<Doubles> keys, values;
 
-  Cache(Numbers& numbers, DType dtype, const AttentionCase& c)
+  Cache(Numbers& numbers, DType dtype, const AttentionCase& c, float k_scale = 0, float v_scale = 0)
       : PagedCache(numbers, dtype, c.n_kv, c.hd, c.page_tokens, c.spans) {
+    const bool fp8 = dtype == DType::f8_e4m3;
+    if (k_scale != 0) fix_scales(k_scale, v_scale);
     for (const KvSpan& span : plan().spans) {
-      const int64_t n = span.past + span.n_rows;
-      Values k = numbers.tensor(dtype, {n * c.n_kv, c.hd}, -2, 2), v = numbers.tensor(dtype, {n * c.n_kv, c.hd}, -2, 2);
-      keys.push_back(doubles(k));
-      values.push_back(doubles(v));
-      for (int64_t i = 0; i < n * c.n_kv; ++i)
+      Doubles all[2];
+      for (int64_t i = 0; i < (span.past + span.n_rows) * c.n_kv; ++i)
         for (bool value : {false, true}) {
-          View to = entry(span, i / c.n_kv, i % c.n_kv, value), from = (value ? v : k).view.slice(i, 1);
-          std::memcpy(to.data, from.data, to.bytes());
+          const double size = !fp8 ? 2 : numbers.below(20) == 0 ? 0 : std::exp2(numbers.uniform(-3, 1));
+          Doubles head;
+          for (int64_t d = 0; d < c.hd; ++d) head.push_back(numbers.uniform(-size, size));
+          const Doubles read = put(span, i / c.n_kv, i % c.n_kv, value, head);
+          all[value].insert(all[value].end(), read.begin(), read.end());
         }
+      keys.push_back(all[0]);
+      values.push_back(all[1]);
     }
   }
 
@@ -86,20 +91,25 @@ Doubles reference(const AttentionCase& c, const Cache& cache, const Values& q, d
 
 }  // namespace
 
-TEST_CASE("cpu attention: pages, spans, blocks and groups against doubles") {
+TEST_CASE("cpu attention: pages, spans, blocks and groups against doubles, with FP8 pages too") {
   Machine machine(2);
+  auto check = [&](const AttentionCase& c, const Types& types, float k_scale, float v_scale) {
+    const DType a = types.a;
+    INFO(cat(c.what, ", ", dtype_name(a), ", ", dtype_name(types.kv), " ", k_scale));
+    Numbers numbers(5);
+    Cache cache(numbers, types.kv, c, k_scale, v_scale);
+    const int64_t t = cache.step.n_rows();
+    const double scale = 1 / std::sqrt(double(c.hd));
+    Values q = numbers.tensor(a, {t, c.n_heads, c.hd}, -3, 3), out(a, {t, c.n_heads, c.hd});
+    machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, cache.args(cache.step, q, out, scale)); });
+    Doubles magnitude, want = reference(c, cache, q, scale, &magnitude);
+    for (double& v : want) v = round_as(a, v);
+    CHECK(difference(out, want, magnitude, tolerance::kAttention) == "");
+  };
   for (const AttentionCase& c : kCases)
-    for (DType a : {DType::f32, DType::bf16}) {
-      INFO(cat(c.what, ", ", dtype_name(a)));
-      Numbers numbers(5);
-      Cache cache(numbers, a, c);
-      const int64_t t = cache.step.n_rows();
-      const double scale = 1 / std::sqrt(double(c.hd));
-      Values q = numbers.tensor(a, {t, c.n_heads, c.hd}, -3, 3), out(a, {t, c.n_heads, c.hd});
-      machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, cache.args(cache.step, q, out, scale)); });
-      Doubles magnitude, want = reference(c, cache, q, scale, &magnitude);
-      for (double& v : want) v = round_as(a, v);
-      CHECK(difference(out, want, magnitude, tolerance::kAttention) == "");
+    for (const Types& types : kTypes) {
+      check(c, types, 0, 0);
+      if (types.kv == DType::f8_e4m3) check(c, types, 0.0123f, 0.25f);
     }
 }
 
@@ -132,11 +142,12 @@ TEST_CASE("cpu attention: a row's bits depend on neither the other rows nor the 
       {"rows on both sides of the edge where groups grow longer", 2, 1, 8, 128, {{65530, 12}}},
   };
   for (const AttentionCase& c : cases)
-    for (DType a : {DType::f32, DType::bf16})
+    for (const Types& types : kTypes)
       for (double scale : {0.2, 0.001}) {  // scores of some units, and near zero
-        INFO(cat(c.what, " ", dtype_name(a), " ", scale));
+        const DType a = types.a;
+        INFO(cat(c.what, " ", dtype_name(a), " ", dtype_name(types.kv), " ", scale));
         Numbers numbers(8);
-        Cache cache(numbers, a, c);
+        Cache cache(numbers, types.kv, c);
         const int64_t t = cache.step.n_rows();
         const Shape shape{t, c.n_heads, c.hd};
         Values q = numbers.tensor(a, shape, -3, 3), together(a, shape), again(a, shape);
@@ -173,6 +184,13 @@ TEST_CASE("cpu attention: a NaN in another row's future keys stays there") {
   float* value = cache.entry(cache.plan().spans[0], 9, 0, true).f32();
   value[3] = NAN;
   machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, cache.args(cache.step, q, bad, 0.25)); });
+  CHECK(same_bits(out.view.slice(0, 9), bad.view.slice(0, 9)));
+  for (int64_t r = 9; r < 12; ++r) CHECK(std::isnan(bad.at(r * 16 + 3)));
+  // FP8 has a NaN too.
+  Cache codes(numbers, DType::f8_e4m3, c);
+  machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, codes.args(codes.step, q, out, 0.25)); });
+  static_cast<uint8_t*>(codes.entry(codes.plan().spans[0], 9, 0, true).data)[3] = 0xFF;
+  machine.run([&](const cpu::OpContext& ctx) { cpu::paged_attention(ctx, codes.args(codes.step, q, bad, 0.25)); });
   CHECK(same_bits(out.view.slice(0, 9), bad.view.slice(0, 9)));
   for (int64_t r = 9; r < 12; ++r) CHECK(std::isnan(bad.at(r * 16 + 3)));
 }

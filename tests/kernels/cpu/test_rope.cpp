@@ -139,7 +139,110 @@ TEST_CASE("cpu rope: a float32 step writes a bf16 cache, and a cache type that i
   for (int64_t i = 0; i < 8; ++i)
     CHECK(Values::value(cache.entry(cache.plan().spans[0], 4, 0, true), i) ==
           double(round_bf16(float(qkv.at(24 + 16 + i)))));
-  args.kv.layout.dtype = DType::f8_e4m3;
+  args.kv.layout.dtype = DType::f8_e5m2;
   CHECK(error_of([&] { machine.run([&](const cpu::OpContext& ctx) { cpu::finish_qkv(ctx, args, qkv); }); }) ==
-        "the CPU backend keeps the KV cache in F32 or BF16, not F8_E4M3");
+        "the CPU backend keeps the KV cache in F32, BF16 or F8_E4M3, not F8_E5M2");
+}
+
+namespace {
+// k and v of `qkv` to the cache as they are.
+void write_kv(Machine& machine, const PagedCache& cache, const Values& qkv, int64_t n_heads) {
+  const int64_t hd = cache.layer.layout.head_dim;
+  Values q(qkv.view.dtype, {qkv.view.rows(), n_heads, hd});
+  const QkvArgs args{.step = &cache.step,
+                     .h = {},
+                     .w = nullptr,
+                     .inv_freq = {},
+                     .qk_norm = false,
+                     .qk_norm_eps = 0,
+                     .temperature = false,
+                     .floor_scale = 1,
+                     .attn_scale = 0,
+                     .kv = cache.layer,
+                     .q = q,
+                     .work = nullptr};
+  machine.run([&](const cpu::OpContext& ctx) { cpu::finish_qkv(ctx, args, qkv); });
+}
+}  // namespace
+
+TEST_CASE("cpu rope: an FP8 cache has the definition's codes and scales, and nothing else is written") {
+  Machine machine(2);
+  struct Case {
+    const char* what;
+    int64_t n_kv, hd, page_tokens;
+    std::vector<Stretch> spans;
+  };
+  const Case cases[] = {
+      {"one row", 1, 8, 4, {{0, 1}}},
+      {"odd rows over pages' edges", 2, 24, 8, {{3, 13}, {16, 5}, {7, 1}}},
+      {"a page's first and last entry", 3, 16, 8, {{8, 1}, {7, 1}, {15, 1}}},
+      {"chunks: a sequence's rows as two stretches", 2, 16, 4, {{6, 2}, {0, 8}, {0, 3}}},
+      {"pages of one entry", 1, 10, 1, {{0, 5}}},
+      {"head dimension 128", 8, 128, 128, {{120, 31}}},
+  };
+  const double sizes[] = {0, 1, 448, 0.01, 3e4, 1e-6, 1e30, 1e-41};
+  for (const Case& c : cases)
+    for (DType a : {DType::f32, DType::bf16})
+      for (const bool fixed : {false, true}) {
+        INFO(cat(c.what, " ", dtype_name(a), fixed ? " fixed scales" : ""));
+        auto make = [&] {
+          Numbers numbers(3);
+          PagedCache cache(numbers, DType::f8_e4m3, c.n_kv, c.hd, c.page_tokens, c.spans);
+          if (fixed) cache.fix_scales(0.0371f, 1.0f);  // of which some numbers are beyond the largest code
+          return cache;
+        };
+        const PagedCache got = make(), want = make();
+        REQUIRE(got.memory.storage == want.memory.storage);
+        Numbers numbers(4);
+        const int64_t t = got.step.n_rows(), n_all = 1 + 2 * c.n_kv;
+        Values qkv(a, {t, n_all * c.hd});
+        for (int64_t i = 0; i < t * n_all; ++i) {
+          const double size = sizes[numbers.below(std::size(sizes))];
+          for (int64_t d = 0; d < c.hd; ++d) qkv.set(i * c.hd + d, numbers.uniform(-size, size));
+        }
+        write_kv(machine, got, qkv, 1);
+        for (const KvSpan& span : want.plan().spans)
+          for (int64_t r = 0; r < span.n_rows; ++r)
+            for (int64_t h = 0; h < 2 * c.n_kv; ++h) {
+              Doubles head;
+              for (int64_t d = 0; d < c.hd; ++d) head.push_back(qkv.at(((span.row + r) * n_all + 1 + h) * c.hd + d));
+              want.put(span, span.past + r, h % c.n_kv, h >= c.n_kv, head);
+            }
+        CHECK(got.memory.storage == want.memory.storage);
+      }
+}
+
+TEST_CASE("cpu rope: scales of an FP8 cache by hand") {
+  Machine machine(1);
+  Numbers numbers(4);
+  const PagedCache cache(numbers, DType::f8_e4m3, 1, 4, 4, {{0, 6}});
+  Values qkv(DType::f32, {6, 12});
+  const double k[6][4] = {{448, 447, -1, 0.001},  // scale 1; 447 is nearest to 448, 0.001 to the smallest code
+                          {0, 0, -0.0, 0},        // scale 1
+                          {449, -449, 1, 0},      // 449 / 448 rounds down to 1: 449 stays within the codes
+                          {1e-43, 0, 0, 0},       // the scale would round to 0
+                          {NAN, 448, 1, -NAN},    // stays NaN, the rest as it is
+                          {INFINITY, 1, 0, -1}};
+  for (int64_t i = 0; i < 6; ++i)
+    for (int64_t d = 0; d < 12; ++d) qkv.set(i * 12 + d, k[i][d % 4]);
+  write_kv(machine, cache, qkv, 1);
+  const KvSpan& span = cache.plan().spans[0];
+  for (bool value : {false, true}) {
+    auto scale = [&](int64_t i) { return to_float(*cache.scale(span, i, 0, value).bf16()); };
+    auto code = [&](int64_t i, int64_t d) { return static_cast<uint8_t*>(cache.entry(span, i, 0, value).data)[d]; };
+    for (int64_t i = 0; i < 5; ++i) CHECK(scale(i) == 1);
+    CHECK(std::isinf(scale(5)));
+    CHECK(code(0, 0) == 0x7E);
+    CHECK(code(0, 1) == 0x7E);
+    CHECK(code(0, 2) == 0xB8);
+    CHECK(code(0, 3) == 1);
+    for (int64_t d = 0; d < 4; ++d) CHECK((code(1, d) & 0x7F) == 0);
+    CHECK(code(2, 0) == 0x7E);
+    CHECK(code(2, 1) == 0xFE);
+    CHECK(code(3, 0) == 0);
+    for (int64_t d : {0, 3}) CHECK((code(4, d) & 0x7F) == 0x7F);
+    CHECK(code(4, 1) == 0x7E);
+    CHECK((code(5, 0) & 0x7F) == 0x7F);
+    CHECK(code(5, 1) == 0);  // times an infinite scale: NaN
+  }
 }

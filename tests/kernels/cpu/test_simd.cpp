@@ -1,5 +1,6 @@
 #include "kernels/cpu/op_testing.h"
 #include "kernels/cpu/simd/kernels.h"
+#include "quant/fp8.h"
 
 using namespace l4;
 using namespace l4::test;
@@ -64,6 +65,26 @@ TEST_CASE("cpu simd: bfloat16 widens exactly, any length") {
       CHECK(wrong == 0);
       CHECK(to[n] == 7.0f);  // nothing beyond
     }
+}
+
+TEST_CASE("cpu simd: E4M3 widens exactly, any length, and is multiplied") {
+  for (const cpu::SimdKernels* kernels : all_kernels())
+    for (size_t n : {size_t(1), size_t(15), size_t(16), size_t(33), size_t(256)})
+      for (float scale : {1.0f, 0.0123f, 3e5f, 1e-37f}) {
+        INFO(cat(kernels->name, " ", n, " ", scale));
+        std::vector<uint8_t> from(n);
+        for (size_t i = 0; i < n; ++i) from[i] = uint8_t(i * 167);  // all codes where n is 256
+        std::vector<float> to(n + 1, 7.0f);
+        kernels->widen_fp8(from.data(), scale, to.data(), int64_t(n));
+        int64_t wrong = 0;
+        for (size_t i = 0; i < n; ++i) {
+          const float want = fp8_to_float(from[i]) * scale;
+          wrong +=
+              std::isnan(want) ? !std::isnan(to[i]) : std::bit_cast<uint32_t>(to[i]) != std::bit_cast<uint32_t>(want);
+        }
+        CHECK(wrong == 0);
+        CHECK(to[n] == 7.0f);  // nothing beyond
+      }
 }
 
 TEST_CASE("cpu simd: AVX-512 and AVX2 give the same bits") {

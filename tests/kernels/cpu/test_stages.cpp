@@ -430,20 +430,17 @@ TEST_CASE("cpu stages: results independent of batch composition and threads, bit
   ThreadPool pool(2);
   std::unique_ptr<Comm> one = make_single_comm();
   Device single(1), three(3);
-  for (DType a : {DType::f32, DType::bf16})
+  for (const Types& types : kTypes)
     for (bool rope : {true, false}) {
-      INFO(cat(dtype_name(a), rope));
+      const DType a = types.a;
+      INFO(cat(dtype_name(a), rope, dtype_name(types.kv)));
       Numbers numbers(5);
       Layer l(pool, numbers, a, 4, 2);
       const int64_t t = 37;
-      PagedCache cache(numbers, a, kKv, kHd, 8, {{0, 20}, {1100, 16}, {5, 1}});
+      PagedCache cache(numbers, types.kv, kKv, kHd, 8, {{0, 20}, {1100, 16}, {5, 1}});
       for (const KvSpan& span : cache.plan().spans)  // what earlier steps wrote
         for (int64_t i = 0; i < span.past * kKv; ++i)
-          for (bool value : {false, true}) {
-            Values old = numbers.tensor(a, {kHd});
-            View to = cache.entry(span, i / kKv, i % kKv, value);
-            std::memcpy(to.data, old.view.data, to.bytes());
-          }
+          for (bool value : {false, true}) cache.put(span, i / kKv, i % kKv, value, doubles(numbers.tensor(a, {kHd})));
       for (int32_t i = 0; i < t; ++i) cache.step.out_rows.push_back(i);
       Values x0 = numbers.tensor(a, {t, kHidden}, -2, 2);
 
