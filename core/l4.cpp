@@ -33,6 +33,12 @@ std::optional<DType> parse_kv_dtype_option(std::string_view name) {
   fail(ErrorKind::usage, "KV cache dtype must be auto, bf16 or fp8, not ", shown(name));
 }
 
+bool parse_fp8_option(std::string_view name) {
+  if (name == "auto") return false;
+  if (name == "fp8") return true;
+  fail(ErrorKind::usage, "expected auto or fp8, not ", shown(name));
+}
+
 const char* dtype_option_name(DType dtype) {
   return dtype == DType::f32 ? "float32" : dtype == DType::f8_e4m3 ? "fp8" : "bfloat16";
 }

@@ -99,6 +99,7 @@ class Frontend {
 enum class Device : uint8_t { automatic, cpu, cuda };
 Device parse_device(std::string_view name);                         // auto|cpu|cuda; Error{usage}
 std::optional<DType> parse_dtype_option(std::string_view name);     // auto (nothing)|float32|bfloat16; Error{usage}
+bool parse_fp8_option(std::string_view name);  // auto (false)|fp8; Error{usage}
 std::optional<DType> parse_kv_dtype_option(std::string_view name);  // auto (nothing)|bf16|fp8; Error{usage}
 const char* dtype_option_name(DType dtype);                         // "float32", "bfloat16", "fp8"
 
@@ -108,6 +109,7 @@ struct LoadOptions {
   std::vector<int> gpus = {};         // CUDA device of each rank; empty: the first ones that we can use
   bool cuda_graphs = true;            // decode steps recorded and replayed; without: the same bits, slower
   std::optional<DType> dtype = {};    // of activations: f32 or bf16; nothing: as the checkpoint says
+  bool fp8_attention = false, fp8_head = false;  // unquantised weights of attention, of the head: to FP8 as they are loaded
   std::optional<DType> kv_dtype = {};  // of K and V in the cache: bf16 or f8_e4m3; nothing: as activations
   int64_t max_context = 0;            // tokens of prompt and answer; 0: the model's, or as much as fits
   int64_t batch_tokens = 0;           // rows of the largest prefill step; 0: 8192 on GPUs, 512 on the CPU

@@ -225,7 +225,7 @@ struct Executor::Impl {
 
   void build(Worker& w, const WeightSource& source, const std::function<void(uint64_t)>& on_bytes) {
     const TextConfig& text = config.text;
-    const WeightPlan plan = plan_weights(config, w.shard, options.dtype, source.all_stored());
+    const WeightPlan plan = plan_weights(config, w.shard, options.dtype, quantized_at_load(source.all_stored(), options.quantize));
     w.weights = source.load(plan, *w.backend, options.dtype, on_bytes);
     w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.kv_type(), options.kv_pages);
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
@@ -315,7 +315,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options
     fail(ErrorKind::unsupported, "--kv-cache-dtype fp8: not on CUDA yet (--device cpu takes it)");
   const ShardPlan shard = shard_of(config, options.topology, rank);
   MemoryPlan plan;
-  const WeightPlan weights = plan_weights(config, shard, options.dtype, stored);
+  const WeightPlan weights = plan_weights(config, shard, options.dtype, quantized_at_load(stored, options.quantize));
   plan.weights = weight_bytes_by_part(weights, options.dtype);
   for (const PartBytes& part : plan.weights) plan.weight_bytes += part.bytes;
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
@@ -340,7 +340,7 @@ Executor::Executor(const ModelConfig& config, const WeightSource& source, const 
   Impl& im = *impl_;
   im.config = config;
   im.options = options;
-  const StoredWeights stored = source.all_stored();
+  const StoredWeights stored = quantized_at_load(source.all_stored(), options.quantize);
   const Topology& topology = options.topology;
 
   uint64_t total = 0, done = 0;

@@ -20,6 +20,7 @@ namespace l4 {
 struct ExecutorOptions {
   Topology topology;
   DType dtype = DType::bf16;                      // activations: bf16, or f32 (--dtype float32)
+  QuantizeAtLoad quantize;
   std::optional<DType> kv_dtype;                  // K and V in pages: bf16 or f8_e4m3; nothing: as activations
   std::vector<int> gpus;                          // CUDA device of each rank; empty: all ranks on the CPU backend
   bool cuda_graphs = true;                        // record decode steps and replay them

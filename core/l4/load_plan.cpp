@@ -25,6 +25,7 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
   ExecutorOptions& e = plan.executor;
   e.topology = options.topology;
   e.dtype = activation_type(options, config);
+  e.quantize = {.attention = options.fp8_attention, .head = options.fp8_head};
   e.kv_dtype = options.kv_dtype;
   e.gpus = options.gpus;
   e.cuda_graphs = options.cuda_graphs;

@@ -1,5 +1,7 @@
 #include "model/stored_weight.h"
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace l4 {
@@ -8,6 +10,7 @@ WeightFormat StoredWeight::held(DType activation) const {
   if (dtype == DType::f8_e4m3 && (scales == Scales::tensor || scales == Scales::row)) return WeightFormat::fp8;
   if (dtype == DType::i32 && !zero_points && !group_index) return WeightFormat::int4;
   if (is_quantized()) return WeightFormat::bf16;
+  if (to_fp8) return WeightFormat::fp8;
   return activation == DType::f32 && dtype != DType::bf16 ? WeightFormat::f32 : WeightFormat::bf16;
 }
 
@@ -27,6 +30,19 @@ uint64_t StoredWeight::bytes(int64_t n, int64_t k) const {
       return codes + rows * columns / (kScaleBlock * kScaleBlock) * kScaleBytes;
   }
   fail(ErrorKind::internal, "no such scales");
+}
+
+StoredWeights quantized_at_load(StoredWeights stored, QuantizeAtLoad what) {
+  if (!what.attention && !what.head) return stored;
+  return [stored = std::move(stored), what](const std::string& name) {
+    StoredWeight w = stored(name);
+    const bool text = name.starts_with("language_model."), attention = name.find(".self_attn.") != std::string::npos;
+    // With tied embeddings the head's weight is the embedding, which itself stays what it is.
+    const bool head = name.ends_with("lm_head.weight") || name.ends_with("embed_tokens.weight");
+    w.to_fp8 = text && !w.is_quantized() && ((what.attention && attention) || (what.head && head));
+    if (w.to_fp8) w.input = InputFormat::fp8_token;
+    return w;
+  };
 }
 
 StoredNames stored_names(const std::string& weight, DType stored) {

@@ -23,6 +23,7 @@ struct StoredWeight {
   bool input_scale = false;  // a static scale of the product's inputs, in a tensor of its own
   bool experts_apart = false;  // "experts.3.up_proj.weight", [out, in], in place of the fused experts
   InputFormat input = InputFormat::as_is;
+  bool to_fp8 = false;  // where it is not quantised: as it is loaded
   bool operator==(const StoredWeight&) const = default;
 
   bool is_quantized() const { return dtype == DType::f8_e4m3 || dtype == DType::i32; }
@@ -37,6 +38,13 @@ constexpr int64_t kScaleBlock = 128;  // Scales::block
 
 // By canonical name of the unquantised layout. A dry run without weights answers BF16.
 using StoredWeights = std::function<StoredWeight(const std::string& name)>;
+
+// What is quantised as it is loaded: each row to FP8 with a scale of its own, the products' inputs by token (--attn-dtype fp8,
+// --head-dtype fp8). Published INT4 checkpoints leave both in BF16, which is 28 % of a token's bytes.
+struct QuantizeAtLoad {
+  bool attention = false, head = false;
+};
+StoredWeights quantized_at_load(StoredWeights stored, QuantizeAtLoad what);
 
 // Names of the tensors of a linear "X" whose unquantised weight is called X.weight; of fused experts the weight's own name.
 struct StoredNames {

@@ -215,9 +215,13 @@ class Loader {
     std::vector<WeightSlice> weight, scale, bias;
     std::deque<std::vector<BFloat16>> widened;  // until pack() returns: it has no file to read later
     uint64_t bytes = 0;
+    // The backend takes codes of all or of none.
+    const bool codes = is_quantized(spec.format) && std::all_of(plan.weight.begin(), plan.weight.end(), [&](const SlicePlan& s) {
+                         const StoredWeight stored = stored_(s.tensor);
+                         return stored.is_quantized() && stored.held(activation_) == spec.format;
+                       });
     for (const SlicePlan& s : plan.weight) {
       const StoredWeight stored = stored_(s.tensor);
-      const bool codes = is_quantized(spec.format) && stored.held(activation_) == spec.format;
       for (const WeightPiece& piece : pieces_of(s, plan.experts, stored, ffn_of(plan))) {
         pieces_.check_shape(piece, stored);
         weight.push_back(pieces_.weight(piece, stored));

@@ -37,6 +37,10 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
               [&o](const std::string& name) { o.dtype = parse_dtype_option(name); });
   flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
               [&o](const std::string& name) { o.kv_dtype = parse_kv_dtype_option(name); });
+  flags.value("--attn-dtype", "auto|fp8", "of attention's weights, where the checkpoint does not quantise them",
+              [&o](const std::string& name) { o.quantize.attention = parse_fp8_option(name); });
+  flags.value("--head-dtype", "auto|fp8", "the same of the output head's",
+              [&o](const std::string& name) { o.quantize.head = parse_fp8_option(name); });
   flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &o.threads, 0, 1024);
   flags.number<int>("-tp,--tensor-parallel-size", "N", "split each layer over N devices", &o.tp, 1, 1024);
   flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &o.pp, 1, 1024);
@@ -199,6 +203,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   e.gpus = gpus_;
   e.dtype = options_.dtype.value_or(model.config.weights_dtype == "float32" ? DType::f32 : DType::bf16);
   e.kv_dtype = options_.kv_dtype;
+  e.quantize = options_.quantize;
   e.cpu_threads = options_.threads.value_or(0);
   e.round_robin_experts = options_.round_robin_experts;
   e.fast_kernels_only = true;

@@ -21,6 +21,7 @@ struct CommonOptions {
   SyntheticOptions synthetic;
   Device device = Device::automatic;
   std::optional<DType> dtype, kv_dtype;
+  QuantizeAtLoad quantize;
   std::optional<int> threads, tp, pp, ep;
   bool round_robin_experts = false;
   std::optional<int64_t> repeats;

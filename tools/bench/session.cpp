@@ -47,7 +47,7 @@ Session::Session(const BenchModel& model, const SessionOptions& options)
     : model_(model),
       options_(with_sizes(options, model.config)),
       cost_(model.config, options.executor.topology, options.executor.dtype, options.executor.kv_type(),
-            model.stored()),
+            quantized_at_load(model.stored(), options.executor.quantize)),
       executor_(model.config, model.weights(), options_.executor),
       pools_(executor_.page_tokens(), model.config.text.attention_chunk,
              {options_.executor.kv_pages[0], options_.executor.kv_pages[1]}),

@@ -42,6 +42,10 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
               [&load](const std::string& name) { load.dtype = parse_dtype_option(name); });
   flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
               [&load](const std::string& name) { load.kv_dtype = parse_kv_dtype_option(name); });
+  flags.value("--attn-dtype", "auto|fp8", "of attention's weights, where the checkpoint does not quantise them",
+              [&load](const std::string& name) { load.fp8_attention = parse_fp8_option(name); });
+  flags.value("--head-dtype", "auto|fp8", "the same of the output head's",
+              [&load](const std::string& name) { load.fp8_head = parse_fp8_option(name); });
   flags.value("-c,--ctx-size,--max-model-len", "N",
               "context in tokens, like 8192 or 1M; 0 or auto: what the model has, or fits",
               [&load](const std::string& text) {

@@ -10,7 +10,7 @@ using namespace l4::test;
 
 namespace {
 
-std::vector<float> logits_of(const QuantizedCheckpoint& made, Topology topology = {}) {
+std::vector<float> logits_of(const QuantizedCheckpoint& made, Topology topology = {}, QuantizeAtLoad quantize = {}) {
   TempDir dir;
   made.write(dir / "model.safetensors");
   const HfCheckpoint files(dir.path());
@@ -18,6 +18,7 @@ std::vector<float> logits_of(const QuantizedCheckpoint& made, Topology topology 
   options.dtype = DType::f32;
   options.topology = topology;
   options.cpu_threads = 2;
+  options.quantize = quantize;
   OneSequence model(made.config, files, options, 64);
   std::vector<int32_t> ids;
   for (int i = 0; i < 20; ++i) ids.push_back(int32_t(i * 7 % 64));
@@ -70,4 +71,37 @@ TEST_CASE("quantized forward: with inputs in FP8, too, it is near") {
     // Each rank quantises its own columns, so two ranks differ from one by roundings again.
     CHECK(distance(logits_of(made, {2, 1, 1}), want) < kNear);
   }
+}
+
+TEST_CASE("quantized forward: attention and head become FP8 as they are loaded, where they are not quantised") {
+  // Row by row as pack() says, by hand: codes and scales in a checkpoint.
+  QuantizedCheckpoint plain(How::int4), by_hand = plain;
+  const auto quantize = [&](const std::string& name) {
+    const Shape shape = plain.tensors.at(name).shape;
+    const std::vector<float> values = plain.meaning.at(name);
+    uint8_t* codes = by_hand.add<uint8_t>(name, DType::f8_e4m3, shape);
+    float* scale = by_hand.add<float>(name + "_scale", DType::f32, {shape[0], 1});
+    for (int64_t n = 0; n < shape[0]; ++n) {
+      float most = 0;
+      for (int64_t k = 0; k < shape[1]; ++k) most = std::max(most, std::abs(values[size_t(n * shape[1] + k)]));
+      scale[n] = fp8_scale(most);
+      for (int64_t k = 0; k < shape[1]; ++k)
+        codes[n * shape[1] + k] = fp8_from_float(values[size_t(n * shape[1] + k)] / scale[n]);
+    }
+  };
+  for (const ExpectedTensor& t : expected_tensors(plain.config)) {
+    const bool attention = t.part == ModelPart::attention, head = t.part == ModelPart::lm_head;
+    if (!attention && !head) continue;
+    if (attention)
+      for (const char* suffix : {"_packed", "_scale", "_shape"})
+        for (QuantizedCheckpoint* c : {&plain, &by_hand}) c->tensors.erase(t.name + suffix);
+    if (attention) plain.meaning.erase(t.name), plain.plain(t.name, t.shape);
+    quantize(t.name);
+  }
+  const std::vector<float> want = logits_of(by_hand);
+  CHECK(logits_of(plain, {}, {.attention = true, .head = true}) == want);
+  CHECK(logits_of(plain, {}, {.attention = true}) != want);
+  CHECK(logits_of(plain, {}, {.head = true}) != want);
+  // What is quantised stays as it is.
+  CHECK(logits_of(by_hand, {}, {.attention = true, .head = true}) == want);
 }
