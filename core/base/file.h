@@ -53,7 +53,7 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);  // at the end
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  void write_at(uint64_t offset, std::span<const std::byte> bytes);  // over bytes already written
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);  // anywhere; write() goes on where it was
   void commit();
   const fs::path& path() const { return path_; }
 
