@@ -47,6 +47,7 @@ class Conversion {
   Conversion(const ConvertOptions& options, const HfCheckpoint& source, const Plan& plan, const SourceStamp& stamp,
              Target& target, uint64_t todo)
       : plan_(plan),
+        piece_bytes_(options.piece_bytes),
         stamp_(stamp),
         target_(target),
         files_(source),
@@ -61,7 +62,7 @@ class Conversion {
   void run(size_t index, std::vector<QuantError>& all_errors) {
     const OutputShard& shard = plan_.shards[index];
     auto out = std::make_unique<SafetensorsWriter>(target_.path(shard.file_name), shard.tensors);
-    const std::vector<Piece> pieces = cut(plan_, shard);
+    const std::vector<Piece> pieces = cut(plan_, shard, piece_bytes_);
     std::vector<QuantError> piece_errors(pieces.size());
     std::atomic<bool> failed{false};
     pool_.parallel_items(int64_t(pieces.size()), [&](int64_t slot, int64_t i) {
@@ -91,6 +92,7 @@ class Conversion {
 
  private:
   const Plan& plan_;
+  const int64_t piece_bytes_;
   const SourceStamp& stamp_;
   Target& target_;
   SourceFiles files_;

@@ -10,7 +10,6 @@ namespace l4::convert {
 
 namespace {
 
-constexpr int64_t kPieceBytes = 32 << 20;  // of the source
 // Rows of the result that are turned at once: a cache line of each row of the source.
 constexpr int64_t kTile = 32;
 
@@ -44,14 +43,14 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values, int64_t n) {
 
 }  // namespace
 
-std::vector<Piece> cut(const Plan& plan, const OutputShard& shard) {
+std::vector<Piece> cut(const Plan& plan, const OutputShard& shard, int64_t piece_bytes) {
   std::vector<Piece> pieces;
   for (const size_t index : shard.items) {
     const Item& item = plan.items[index];
     const int64_t element = int64_t(dtype_bytes(item.info->dtype));
     const bool copied = item.scheme == Scheme::keep && !item.is_transposed();
     const int64_t n = copied ? int64_t(item.info->bytes) : item.n, each = copied ? 1 : item.k * element;
-    int64_t step = std::max<int64_t>(kPieceBytes / std::max<int64_t>(each, 1), 1);
+    int64_t step = std::max<int64_t>(piece_bytes / std::max<int64_t>(each, 1), 1);
     if (item.is_transposed()) step = std::max(step / kTile * kTile, kTile);
     for (int64_t begin = 0; begin < n; begin += step) {
       const int64_t end = std::min(begin + step, n);

@@ -18,8 +18,8 @@ struct Piece {
   uint64_t source_bytes = 0;
 };
 
-// All of a file's work, in the order of the source. Depends on the plan only.
-std::vector<Piece> cut(const Plan& plan, const OutputShard& shard);
+// All of a file's work, in the order of the source, in pieces that take about so many bytes of it.
+std::vector<Piece> cut(const Plan& plan, const OutputShard& shard, int64_t piece_bytes);
 
 // The source's files, to be read by any thread.
 class SourceFiles {
