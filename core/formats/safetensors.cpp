@@ -211,7 +211,8 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
 }
 
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {
-  L4_CHECK(bytes.size() <= left_, file_.path().string(), ": ", bytes.size(), " bytes to write, ", left_.load(), " announced");
+  L4_CHECK(bytes.size() <= left_, file_.path().string(), ": ", bytes.size(), " bytes to write, ", left_.load(),
+           " announced");
   file_.write(bytes);
   left_ -= bytes.size();
 }

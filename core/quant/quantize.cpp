@@ -10,8 +10,9 @@
 #include "quant/format.h"
 #include "quant/fp8.h"
 
-// The compiler makes one copy of a loop for each instruction set and the loader picks; the arithmetic is the same in all,
-// products and sums being fused in none (CMakeLists.txt). Not with the address sanitizer, which is not ready when it picks.
+// The compiler makes one copy of a loop for each instruction set and the loader picks; the arithmetic is the same in
+// all, products and sums being fused in none (CMakeLists.txt). Not with the address sanitizer, which is not ready when
+// it picks.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #define L4_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -27,7 +28,6 @@ using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
 static_assert(sizeof(Floats) == kLanes * sizeof(float));
-
 
 constexpr float kSmallestScale = 0x1p-126f;
 constexpr float kRound = 0x1.8p23f;  // added and taken away again: to nearest integer, ties to even
@@ -99,8 +99,8 @@ L4_WIDE void fp8_codes(const float* w, int64_t n, float scale, uint8_t* codes, S
   std::memcpy(sums.most, &most, sizeof most);
 }
 
-// The sums of squared errors of a group, with sixteen scales at once. Multiplies by 1 / scale, which is quicker and may take
-// the other of two codes that are as good.
+// The sums of squared errors of a group, with sixteen scales at once. Multiplies by 1 / scale, which is quicker and may
+// take the other of two codes that are as good.
 L4_WIDE void int4_errors(const float* w, int64_t n, const float* scales, float* sums) {
   Floats scale, squared = {};
   std::memcpy(&scale, scales, sizeof scale);
@@ -227,7 +227,8 @@ BFloat16 quantize_fp8_row(std::span<const float> row, std::span<uint8_t> codes, 
 void quantize_int4_row(std::span<const float> row, int64_t group, std::span<uint32_t> words, std::span<BFloat16> scales,
                        QuantError& error) {
   const int64_t n = int64_t(row.size());
-  L4_CHECK(group > 0 && group <= kMaxInt4Group && group % kLanes == 0 && n % group == 0, "groups of ", group, " of ", n, " columns");
+  L4_CHECK(group > 0 && group <= kMaxInt4Group && group % kLanes == 0 && n % group == 0, "groups of ", group, " of ", n,
+           " columns");
   L4_CHECK(int64_t(words.size()) * 8 == n && int64_t(scales.size()) * group == n);
   Int4Sums sums, again;
   uint32_t codes[kMaxInt4Group], other_codes[kMaxInt4Group];

@@ -1,11 +1,12 @@
-// Rows of floats to the codes and scales that compressed-tensors checkpoints hold, with what is lost measured on the way.
+// Rows of floats to the codes and scales that compressed-tensors checkpoints hold, with what is lost measured on the
+// way.
 //
-// FP8 per channel: scale = bf16(max|w| / 448), or 1 for a row of zeros; code = E4M3 nearest to w / scale (beyond 448, which
-// the scale's rounding may cause: 448).
-// INT4 in groups: code = nearest of -8..7 to w / scale, ties to even. The scale is searched: of max|w| / d for d = 7, 7 1/3
-// ... 12, rounded to BF16, that with the least sum of squared errors, the larger of two equal ones; then the scale that is
-// best for its codes (sum wq / sum qq) is taken where it is better still. 1 for a group of zeros.
-// Scales are never below 2^-126: a subnormal one would be zero on a GPU that flushes.
+// FP8 per channel: scale = bf16(max|w| / 448), or 1 for a row of zeros; code = E4M3 nearest to w / scale (beyond 448,
+// which the scale's rounding may cause: 448). INT4 in groups: code = nearest of -8..7 to w / scale, ties to even. The
+// scale is searched: of max|w| / d for d = 7, 7 1/3
+// ... 12, rounded to BF16, that with the least sum of squared errors, the larger of two equal ones; then the scale that
+// is best for its codes (sum wq / sum qq) is taken where it is better still. 1 for a group of zeros. Scales are never
+// below 2^-126: a subnormal one would be zero on a GPU that flushes.
 //
 // The same bits on every CPU: sums are sixteen lanes wide, whatever the registers are.
 #pragma once
@@ -19,11 +20,11 @@ namespace l4 {
 
 // What a quantisation lost; add() joins parts of one tensor, in one order for the same bits.
 struct QuantError {
-  int64_t n = 0;            // weights
-  double squared = 0;       // sum of (w - code * scale)^2
-  double reference = 0;     // sum of w^2
-  float max_error = 0;      // largest |w - code * scale|
-  float max_weight = 0;     // largest |w|
+  int64_t n = 0;         // weights
+  double squared = 0;    // sum of (w - code * scale)^2
+  double reference = 0;  // sum of w^2
+  float max_error = 0;   // largest |w - code * scale|
+  float max_weight = 0;  // largest |w|
 
   void add(const QuantError& other);
   double mean_squared() const;

@@ -51,7 +51,8 @@ std::vector<double> dequantized(const HfCheckpoint& c, const std::string& module
     const auto scales = values_of<BFloat16>(c, module + ".weight_scale", DType::bf16, {n, k / group});
     CHECK(values_of<int64_t>(c, module + ".weight_shape", DType::i64, {2}) == std::vector<int64_t>{n, k});
     for (int64_t i = 0; i < n * k; ++i)
-      weights.push_back((int(words[size_t(i / 8)] >> (i % 8 * 4) & 15) - 8) * double(to_float(scales[size_t(i / group)])));
+      weights.push_back((int(words[size_t(i / 8)] >> (i % 8 * 4) & 15) - 8) *
+                        double(to_float(scales[size_t(i / group)])));
     CHECK_FALSE(c.find(module + ".weight"));
   } else if (c.find(module + ".weight_scale")) {
     const auto codes = values_of<uint8_t>(c, module + ".weight", DType::f8_e4m3, {n, k});
@@ -265,7 +266,7 @@ TEST_CASE("convert: rules") {
   CHECK(count(recipe_of("fp8", {}), Scheme::fp8) == 2 * 12 + 2 * 3 + 2 * 3);
   CHECK(count(recipe_of("fp8", {"*.layers.1.*=bf16"}), Scheme::fp8) == 12 + 3 + 2 * 3);
   CHECK(count(recipe_of("fp8", {"*.layers.1.*=bf16", "*.experts.*=int4"}), Scheme::int4) == 24);  // the later wins
-  CHECK(count(recipe_of("none", {"re:.*\\.[qkv]_proj=fp8"}), Scheme::fp8) == 12);                 // not the vision tower's
+  CHECK(count(recipe_of("none", {"re:.*\\.[qkv]_proj=fp8"}), Scheme::fp8) == 12);  // not the vision tower's
   CHECK(count(recipe_of("none", {"language_model.lm_head=fp8"}), Scheme::fp8) == 1);
 
   const auto error = [&](const std::string& preset, const std::vector<std::string>& rules) {
@@ -318,7 +319,8 @@ TEST_CASE("convert: the report says what was lost") {
       squared += e * e;
       largest = std::max(largest, e);
     }
-    CHECK(entry.find("mean_squared_error")->as_number() == doctest::Approx(squared / double(found.size())).epsilon(1e-4));
+    CHECK(entry.find("mean_squared_error")->as_number() ==
+          doctest::Approx(squared / double(found.size())).epsilon(1e-4));
     CHECK(entry.find("max_error")->as_number() == doctest::Approx(largest).epsilon(1e-4));
     ++n;
   }

@@ -86,10 +86,9 @@ TEST_CASE("convert: a killed run is gone on from, and gives the same bytes") {
   CHECK(l4_convert(std::vector<std::string>{demo_model(), whole} + flags).status == 0);
   // Killed without warning at other places each time: when the next file has its name, when one is being written.
   for (const char* seen : {"model-00002-of-*.safetensors", "model-00005-of-*.tmp*", "model-00020-of-*.tmp*"}) {
-    const std::string command =
-        cat((binary_dir() / "l4-convert").string(), " ", demo_model(), " ", target, " ", join(flags, " "),
-            " & while kill -0 $! 2>/dev/null && ! ls ", target, "/", seen,
-            " >/dev/null 2>&1; do :; done; kill -9 $! 2>/dev/null; wait $!");
+    const std::string command = cat((binary_dir() / "l4-convert").string(), " ", demo_model(), " ", target, " ",
+                                    join(flags, " "), " & while kill -0 $! 2>/dev/null && ! ls ", target, "/", seen,
+                                    " >/dev/null 2>&1; do :; done; kill -9 $! 2>/dev/null; wait $!");
     const int status = run({"bash", "-c", command}).status;
     CHECK_MESSAGE((status == 128 + SIGKILL || status == 0), status);
     if (status == 0) break;  // it was quicker
@@ -192,14 +191,16 @@ TEST_CASE("convert: weights that are not finite are named") {
   const std::string norm = "language_model.model.norm.weight";
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
     write_tiny_source(dir / "source", DType::bf16, false, [&](const std::string& name, std::vector<float>& values) {
-      if (name == norm) values[3] = bad;                          // stays as it is
-      if (name == down) values[(2 * 32 + 5) * 64 + 7] = bad;      // [E, 32, 64]: expert 2, in 5, out 7
+      if (name == norm) values[3] = bad;                      // stays as it is
+      if (name == down) values[(2 * 32 + 5) * 64 + 7] = bad;  // [E, 32, 64]: expert 2, in 5, out 7
     });
     ConvertOptions o = options(dir / "source", dir / "target");
     o.overwrite = true;
     CHECK(error_of([&] { convert::convert(o); }) ==
-          cat("tensor \"", down, "\": a weight of language_model.model.layers.1.feed_forward.experts.2.down_proj, row 7, "
-              "column 5, is ", std::isnan(bad) ? "NaN" : "infinite"));
+          cat("tensor \"", down,
+              "\": a weight of language_model.model.layers.1.feed_forward.experts.2.down_proj, row 7, "
+              "column 5, is ",
+              std::isnan(bad) ? "NaN" : "infinite"));
     CHECK_FALSE(fs::exists(dir / "target" / "config.json"));
   }
 }
@@ -217,8 +218,9 @@ TEST_CASE("l4-convert: what is wrong is said in one line") {
   CHECK(error({source, target, "--preset", "gptq"}, 2).find("--preset: expected fp8") != std::string::npos);
   CHECK(error({source, target, "--group-size", "48"}, 2).find("expected 32, 64 or 128") != std::string::npos);
   CHECK(error({source, target, "--rule", "x=fp3"}, 2).find("--rule: expected PATTERN=fp8") != std::string::npos);
-  CHECK(error({source, target, "--preset", "w4a16", "--group-size", "128"}, 1).find("no multiple of the group of 128") !=
-        std::string::npos);
+  CHECK(
+      error({source, target, "--preset", "w4a16", "--group-size", "128"}, 1).find("no multiple of the group of 128") !=
+      std::string::npos);
   CHECK(error({(dir / "none").string(), target}, 1).find("none") != std::string::npos);
   CHECK_FALSE(fs::exists(target));
   CHECK(l4_convert({source, target}).status == 0);
@@ -227,8 +229,9 @@ TEST_CASE("l4-convert: what is wrong is said in one line") {
 
   // A file system that takes no more: the error of a file's limit stands for that of a full disk.
   const auto before = files_of(source);
-  const Result full = run({"bash", "-c", cat("trap '' XFSZ; ulimit -f 20; exec ", (binary_dir() / "l4-convert").string(),
-                                             " ", source, " ", (dir / "full").string())});
+  const Result full = run({"bash", "-c",
+                           cat("trap '' XFSZ; ulimit -f 20; exec ", (binary_dir() / "l4-convert").string(), " ", source,
+                               " ", (dir / "full").string())});
   CHECK(one_line_error(full, 1).find("cannot write: ") != std::string::npos);
   CHECK_FALSE(fs::exists(dir / "full" / "config.json"));
   CHECK(count_shards(dir / "full") == 0);

@@ -52,9 +52,9 @@ class Conversion {
         target_(target),
         files_(source),
         progress_(options, todo),
-        pool_(options.threads > 0 ? options.threads
-                                  : int(std::clamp(std::thread::hardware_concurrency(), 1u,
-                                                   unsigned(ConvertOptions::kMaxThreads)))),
+        pool_(options.threads > 0
+                  ? options.threads
+                  : int(std::clamp(std::thread::hardware_concurrency(), 1u, unsigned(ConvertOptions::kMaxThreads)))),
         workers_(size_t(pool_.size())) {}
 
   // A file's pieces may be done in any order; its name and the note of its errors come when all are there. Syncing one

@@ -13,7 +13,7 @@ struct ConvertOptions {
   fs::path report;  // empty: quantization_report.json in the target
   Recipe recipe;
   uint64_t max_shard_bytes = 5'000'000'000;
-  int threads = 0;  // 0: one a core, at most kMaxThreads: each takes some 100 MB
+  int threads = 0;                 // 0: one a core, at most kMaxThreads: each takes some 100 MB
   int64_t piece_bytes = 32 << 20;  // of the source, that a thread holds at once
   bool overwrite = false;
   // Of the source: done so far, all that this run has to do. From any thread, one at a time.

@@ -8,7 +8,8 @@
 int l4_convert_main(int argc, char** argv) {
   using l4::tools::Flags;
   l4::convert::ConvertOptions o;
-  Flags flags("l4-convert", "Converts a BF16, F16 or F32 checkpoint to FP8 or INT4, as vLLM and transformers read them.");
+  Flags flags("l4-convert",
+              "Converts a BF16, F16 or F32 checkpoint to FP8 or INT4, as vLLM and transformers read them.");
   flags.usage("l4-convert SOURCE TARGET [--preset NAME] [--group-size N] [--rule PATTERN=FORMAT ...]");
   flags.examples(
       "l4-convert Llama-4-Scout-17B-16E-Instruct Scout-FP8\n"
@@ -22,11 +23,13 @@ int l4_convert_main(int argc, char** argv) {
               "well; fp8-experts: routed experts only; none: what rules say",
               [&](const std::string& name) { o.recipe.preset = name; });
   std::optional<int64_t> group;
-  flags.number<int64_t>("--group-size", "32|64|128", "columns that share a scale in INT4 (default 128)", &group, 1, 1024);
-  flags.list("--rule", "PATTERN=fp8|int4|bf16",
-             "another format for the modules whose name the pattern matches, a glob or re: and a regular expression; of "
-             "several rules the last that matches; bf16: stays as it is",
-             [&](const std::string& text) { o.recipe.rules.emplace_back(text); });
+  flags.number<int64_t>("--group-size", "32|64|128", "columns that share a scale in INT4 (default 128)", &group, 1,
+                        1024);
+  flags.list(
+      "--rule", "PATTERN=fp8|int4|bf16",
+      "another format for the modules whose name the pattern matches, a glob or re: and a regular expression; of "
+      "several rules the last that matches; bf16: stays as it is",
+      [&](const std::string& text) { o.recipe.rules.emplace_back(text); });
   flags.group("Target");
   int64_t max_shard = int64_t(o.max_shard_bytes);
   flags.size("--max-shard-size", "largest file (default 5 GB); a larger tensor has one to itself", &max_shard, 1);

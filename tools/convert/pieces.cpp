@@ -68,7 +68,8 @@ SourceFiles::SourceFiles(const HfCheckpoint& source) {
   }
 }
 
-const std::byte* SourceFiles::read(const TensorInfo& info, uint64_t offset, size_t n, std::span<std::byte> buffer) const {
+const std::byte* SourceFiles::read(const TensorInfo& info, uint64_t offset, size_t n,
+                                   std::span<std::byte> buffer) const {
   return files_[info.file]->read(info.begin + offset, n, buffer);
 }
 

@@ -1,5 +1,5 @@
-// The work itself, in pieces of a few megabytes: read, quantise, write to their place. Any number of threads at once, and
-// the same bytes whatever their number.
+// The work itself, in pieces of a few megabytes: read, quantise, write to their place. Any number of threads at once,
+// and the same bytes whatever their number.
 #pragma once
 
 #include <memory>

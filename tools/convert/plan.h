@@ -1,4 +1,5 @@
-// What a conversion does, before it does anything: every tensor of the result, where it comes from, in which file it goes.
+// What a conversion does, before it does anything: every tensor of the result, where it comes from, in which file it
+// goes.
 #pragma once
 
 #include <array>
@@ -22,9 +23,9 @@ struct Item {
   int layer = -1;
   bool linear = false;
   Scheme scheme = Scheme::keep;
-  int64_t expert = -1;        // of a fused tensor, else -1
-  int64_t first_column = 0;   // of a fused tensor: gate 0, up behind it
-  int64_t n = 0, k = 0;       // the result of a linear, [n, k]
+  int64_t expert = -1;       // of a fused tensor, else -1
+  int64_t first_column = 0;  // of a fused tensor: gate 0, up behind it
+  int64_t n = 0, k = 0;      // the result of a linear, [n, k]
 
   // Filled in once the source's files are known.
   const TensorInfo* info = nullptr;
@@ -35,8 +36,8 @@ struct Item {
 };
 
 // Every tensor that the config implies, as the source's files will be read; names without "language_model." for
-// text-only checkpoints. Error{usage | unsupported} where rules match nothing, tear apart what engines multiply at once,
-// or a group does not divide.
+// text-only checkpoints. Error{usage | unsupported} where rules match nothing, tear apart what engines multiply at
+// once, or a group does not divide.
 std::vector<Item> list_items(const ModelConfig& config, const Recipe& recipe, bool text_only_names);
 
 // config.json's quantization_config, in the words of llm-compressor and compressed-tensors.

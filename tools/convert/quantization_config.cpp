@@ -35,8 +35,8 @@ const char* format_of(Scheme scheme) {
   return scheme == Scheme::fp8 ? "float-quantized" : "pack-quantized";
 }
 
-// Where two schemes meet every group names its modules: vLLM looks at the class "Linear" before it takes a fused qkv_proj
-// apart. Experts of a layer share a scheme, so that one pattern names all of a kind.
+// Where two schemes meet every group names its modules: vLLM looks at the class "Linear" before it takes a fused
+// qkv_proj apart. Experts of a layer share a scheme, so that one pattern names all of a kind.
 Json::Array targets_of(const std::vector<Item>& items, Scheme scheme) {
   Json::Array targets;
   for (const Item& item : items) {
@@ -87,13 +87,11 @@ Json quantization_config(const std::vector<Item>& items, const Recipe& recipe, c
     ignore.push_back(text_only ? "lm_head" : "language_model.lm_head");
   }
 
-  return Json::Object{{"config_groups", std::move(groups)},
-                      {"format", mixed ? "mixed-precision" : format_of(*schemes.begin())},
-                      {"global_compression_ratio", nullptr},
-                      {"ignore", std::move(ignore)},
-                      {"kv_cache_scheme", nullptr},
-                      {"quant_method", "compressed-tensors"},
-                      {"quantization_status", "compressed"}};
+  return Json::Object{
+      {"config_groups", std::move(groups)},  {"format", mixed ? "mixed-precision" : format_of(*schemes.begin())},
+      {"global_compression_ratio", nullptr}, {"ignore", std::move(ignore)},
+      {"kv_cache_scheme", nullptr},          {"quant_method", "compressed-tensors"},
+      {"quantization_status", "compressed"}};
 }
 
 }  // namespace l4::convert

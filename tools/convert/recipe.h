@@ -40,7 +40,7 @@ class Rule {
 
 struct Recipe {
   std::string preset = "fp8";
-  int64_t group = 128;  // of INT4
+  int64_t group = 128;      // of INT4
   std::vector<Rule> rules;  // the last that matches decides
 
   void check() const;  // Error{usage} for an unknown preset or group

@@ -94,12 +94,12 @@ std::string describe_plan(const Plan& plan) {
   std::string out = table(rows) + "\n";
   rows = {{"part", "tensors", "from", "to", "bytes", "becoming"}};
   for (const Part& p : parts_of(plan, nullptr))
-    rows.push_back({model_part_name(p.part), cat(p.n_tensors), p.from, p.to, bytes_text(p.bytes_from),
-                    bytes_text(p.bytes_to)});
+    rows.push_back(
+        {model_part_name(p.part), cat(p.n_tensors), p.from, p.to, bytes_text(p.bytes_from), bytes_text(p.bytes_to)});
   rows.push_back({"all", cat(plan.items.size()), "", "", bytes_text(plan.source_bytes), bytes_text(plan.bytes)});
   out += table(rows);
-  return out + cat("\n", plan.shards.size(), plan.shards.size() == 1 ? " file, " : " files, ",
-                   human_bytes(plan.bytes), " from ", human_bytes(plan.source_bytes), "\n");
+  return out + cat("\n", plan.shards.size(), plan.shards.size() == 1 ? " file, " : " files, ", human_bytes(plan.bytes),
+                   " from ", human_bytes(plan.source_bytes), "\n");
 }
 
 std::string error_table(const Plan& plan, const std::vector<QuantError>& errors) {
@@ -124,8 +124,10 @@ Json error_report(const Plan& plan, const std::vector<QuantError>& errors) {
   };
   Json parts = Json::Array{}, tensors = Json::Array{};
   for (const Part& p : parts_of(plan, &errors)) {
-    Json entry = Json::Object{{"part", model_part_name(p.part)}, {"to", p.to},
-                              {"tensors", p.n_tensors},          {"bytes_from", int64_t(p.bytes_from)},
+    Json entry = Json::Object{{"part", model_part_name(p.part)},
+                              {"to", p.to},
+                              {"tensors", p.n_tensors},
+                              {"bytes_from", int64_t(p.bytes_from)},
                               {"bytes_to", int64_t(p.bytes_to)}};
     if (p.error.n > 0)
       for (const auto& [key, value] : fields_of(p.error)) entry.set(key, value);
@@ -145,12 +147,9 @@ Json error_report(const Plan& plan, const std::vector<QuantError>& errors) {
   }
   Json rules = Json::Array{};
   for (const Rule& rule : plan.recipe.rules) rules.push_back(rule.text());
-  return Json::Object{{"preset", plan.recipe.preset},
-                      {"group_size", plan.recipe.group},
-                      {"rules", std::move(rules)},
-                      {"bytes_from", int64_t(plan.source_bytes)},
-                      {"bytes_to", int64_t(plan.bytes)},
-                      {"parts", std::move(parts)},
+  return Json::Object{{"preset", plan.recipe.preset},    {"group_size", plan.recipe.group},
+                      {"rules", std::move(rules)},       {"bytes_from", int64_t(plan.source_bytes)},
+                      {"bytes_to", int64_t(plan.bytes)}, {"parts", std::move(parts)},
                       {"tensors", std::move(tensors)}};
 }
 

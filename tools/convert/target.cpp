@@ -80,7 +80,8 @@ void copy_over(const fs::path& from, const fs::path& to) {
   AtomicFile out(to);
   std::vector<std::byte> part(1 << 20);
   for (uint64_t done = 0; done < source.size();) {
-    const std::span<std::byte> bytes = std::span(part).first(size_t(std::min<uint64_t>(part.size(), source.size() - done)));
+    const std::span<std::byte> bytes =
+        std::span(part).first(size_t(std::min<uint64_t>(part.size(), source.size() - done)));
     source.read_at(done, bytes);
     out.write(bytes);
     done += bytes.size();
@@ -270,8 +271,8 @@ void Target::finish(const Plan& plan) const {
   std::sort(map.begin(), map.end());
   Json::Object names;
   for (const auto& [tensor, file] : map) names.emplace_back(tensor, file);
-  const Json index = Json::Object{{"metadata", Json::Object{{"total_size", int64_t(total)}}},
-                                  {"weight_map", std::move(names)}};
+  const Json index =
+      Json::Object{{"metadata", Json::Object{{"total_size", int64_t(total)}}}, {"weight_map", std::move(names)}};
   Json config = parse_json(read_file(source_ / kConfig, kMaxNotesBytes), (source_ / kConfig).string());
   config.set("quantization_config", plan.quantization);
   write_file_atomic(dir_ / kIndex, dump_json(index, JsonStyle::python, 2) + "\n");

@@ -1,5 +1,6 @@
-// The folder that a conversion fills. Until the last step it has no config.json and no index, so that nothing takes it for
-// a model; what a run that was ended has finished is in it under its final name, and the next run goes on from there.
+// The folder that a conversion fills. Until the last step it has no config.json and no index, so that nothing takes it
+// for a model; what a run that was ended has finished is in it under its final name, and the next run goes on from
+// there.
 //
 //   DIR/.l4-convert/plan.json        what is being done, from which files: another plan does not go on from here
 //   DIR/.l4-convert/lock             held while a conversion runs
@@ -38,8 +39,9 @@ class Target {
   Target(const Target&) = delete;
   Target& operator=(const Target&) = delete;
 
-  // Makes the folder and takes it over. Error{usage} where it holds something finished or another plan's work and is not
-  // to be overwritten, Error{io} where somebody else is writing there, or the disk is too small for what is missing.
+  // Makes the folder and takes it over. Error{usage} where it holds something finished or another plan's work and is
+  // not to be overwritten, Error{io} where somebody else is writing there, or the disk is too small for what is
+  // missing.
   void begin(const Plan& plan, const Json& identity);
 
   fs::path path(const std::string& name) const { return dir_ / name; }
