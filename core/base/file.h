@@ -28,7 +28,7 @@ class MappedFile {
   uint64_t size() const { return size_; }
   const fs::path& path() const { return path_; }
   int descriptor() const { return fd_; }  // for what this class does not do
-  uint64_t size_now() const;  // of the open file, which may have changed since it was mapped
+  uint64_t size_now() const;              // of the open file, which may have changed since it was mapped
   // Copies bytes [offset, offset + out.size()) without the map: Error{input} where the file ends before that.
   void read_at(uint64_t offset, std::span<std::byte> out) const;
 
@@ -53,7 +53,7 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);  // at the end
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  void write_at(uint64_t offset, std::span<const std::byte> bytes);  // over bytes already written
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);  // anywhere; write() goes on where it was
   void commit();
   const fs::path& path() const { return path_; }
 

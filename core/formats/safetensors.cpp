@@ -187,15 +187,19 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
       header += cat(i ? "," : "", json_quote(metadata[i].first), ":", json_quote(metadata[i].second));
     header += "}";
   }
+  uint64_t end = 0;
   for (const Tensor& t : tensors) {
     uint64_t element = dtype_bytes(t.dtype), bytes = uint64_t(t.shape.elements()) * element;
-    L4_CHECK(left_ % element == 0, "tensor ", t.name, " would begin at byte ", left_, " of the data");
+    L4_CHECK(end % element == 0, "tensor ", t.name, " would begin at byte ", end, " of the data");
     if (header.size() > 1) header += ",";
     header += cat(json_quote(t.name), ":{\"dtype\":\"", dtype_name(t.dtype), "\",\"shape\":[");
     for (int axis = 0; axis < t.shape.rank(); ++axis) header += cat(axis ? "," : "", t.shape[axis]);
-    header += cat("],\"data_offsets\":[", left_, ",", left_ + bytes, "]}");
-    left_ += bytes;
+    header += cat("],\"data_offsets\":[", end, ",", end + bytes, "]}");
+    begins_.push_back(end);
+    end += bytes;
   }
+  begins_.push_back(end);
+  left_ = end;
   header += "}";
   header.resize((header.size() + 7) / 8 * 8, ' ');
   L4_CHECK(header.size() <= SafetensorsFile::kMaxHeaderBytes, path.string(), ": header of ", header.size(), " bytes");
@@ -203,16 +207,25 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
   for (size_t i = 0; i < kLengthBytes; ++i) length[i] = std::byte(header.size() >> (8 * i) & 0xFF);
   file_.write(length);
   file_.write(header);
+  for (uint64_t& begin : begins_) begin += kLengthBytes + header.size();
 }
 
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {
-  L4_CHECK(bytes.size() <= left_, file_.path().string(), ": ", bytes.size(), " bytes to write, ", left_, " announced");
+  L4_CHECK(bytes.size() <= left_, file_.path().string(), ": ", bytes.size(), " bytes to write, ", left_.load(),
+           " announced");
   file_.write(bytes);
   left_ -= bytes.size();
 }
 
+void SafetensorsWriter::write_at(size_t tensor, uint64_t offset, std::span<const std::byte> bytes) {
+  L4_CHECK(tensor + 1 < begins_.size() && begins_[tensor] + offset + bytes.size() <= begins_[tensor + 1],
+           file_.path().string(), ": tensor ", tensor, ": ", bytes.size(), " bytes from ", offset);
+  file_.write_at(begins_[tensor] + offset, bytes);
+  left_ -= bytes.size();
+}
+
 void SafetensorsWriter::finish() {
-  L4_CHECK(left_ == 0, file_.path().string(), ": ", left_, " announced bytes were never written");
+  L4_CHECK(left_ == 0, file_.path().string(), ": ", left_.load(), " announced bytes were never written");
   file_.commit();
 }
 

@@ -10,6 +10,7 @@
 // process with one line (base/map_guard.h). Bytes overwritten in place are noticed by nobody.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -77,11 +78,15 @@ class SafetensorsWriter {
                     const std::vector<std::pair<std::string, std::string>>& metadata = {{"format", "pt"}});
 
   void write(std::span<const std::byte> bytes);  // the next bytes, across tensors' borders if wanted
-  void finish();                                 // Error{internal} unless every announced byte was written
+  // Bytes of one tensor, the k-th announced, from `offset` within it: in any order, any number of threads at once, each
+  // byte once. Not together with write().
+  void write_at(size_t tensor, uint64_t offset, std::span<const std::byte> bytes);
+  void finish();  // Error{internal} unless every announced byte was written
 
  private:
   AtomicFile file_;
-  uint64_t left_ = 0;  // bytes still to come
+  std::atomic<uint64_t> left_{0};  // bytes still to come
+  std::vector<uint64_t> begins_;   // of the tensors in the file, and the end of the last
 };
 
 }  // namespace l4

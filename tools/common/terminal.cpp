@@ -68,6 +68,15 @@ void write_stdout(std::string_view text) {
 
 // ---- progress -------------------------------------------------------------------------------------------------------
 
+namespace {
+std::string time_left(double seconds) {  // "1 h 5 min left", "3 min 20 s left", "20 s left"
+  const int64_t s = int64_t(seconds + 0.5);
+  if (s >= 3600) return cat(s / 3600, " h ", s % 3600 / 60, " min left");
+  if (s >= 60) return cat(s / 60, " min ", s % 60, " s left");
+  return cat(s, " s left");
+}
+}  // namespace
+
 ProgressLine::ProgressLine(bool enabled) : enabled_(enabled && can_redraw(stderr)) {}
 
 bool ProgressLine::due(bool at_end) {
@@ -82,6 +91,7 @@ void ProgressLine::bytes(std::string_view what, uint64_t done, uint64_t total) {
   const double seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
   std::string detail = cat(human_bytes(done), " / ", human_bytes(total));
   if (seconds > 0.2) detail += cat("  ", human_bytes(uint64_t(double(done) / seconds)), "/s");
+  if (seconds > 2 && done > 0) detail += cat("  ", time_left(seconds * double(total - done) / double(done)));
   draw(what, double(done) / double(total), detail);
 }
 

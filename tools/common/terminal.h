@@ -40,7 +40,7 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  void bytes(std::string_view what, uint64_t done, uint64_t total);  // with a rate
+  void bytes(std::string_view what, uint64_t done, uint64_t total);  // with a rate, and what is left
   void tokens(std::string_view what, int64_t done, int64_t total);
   void clear();
 

@@ -1,0 +1,55 @@
+// The work itself, in pieces of a few megabytes: read, quantise, write to their place. Any number of threads at once,
+// and the same bytes whatever their number.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/direct_file.h"
+#include "quant/quantize.h"
+#include "tools/convert/plan.h"
+
+namespace l4::convert {
+
+// Rows [begin, end) of a linear of the result; bytes of a tensor that is copied.
+struct Piece {
+  size_t item = 0;
+  int64_t begin = 0, end = 0;
+  uint64_t source_bytes = 0;
+};
+
+// All of a file's work, in the order of the source, in pieces that take about so many bytes of it.
+std::vector<Piece> cut(const Plan& plan, const OutputShard& shard, int64_t piece_bytes);
+
+// The source's files, to be read by any thread.
+class SourceFiles {
+ public:
+  explicit SourceFiles(const HfCheckpoint& source);
+  // Bytes [offset, offset + n) of a tensor; the pointer is into `buffer`, with no particular alignment.
+  const std::byte* read(const TensorInfo& info, uint64_t offset, size_t n, std::span<std::byte> buffer) const;
+  void read_runs(const TensorInfo& info, uint64_t offset, size_t run, uint64_t stride, std::span<std::byte> out) const;
+
+ private:
+  std::vector<std::unique_ptr<DirectFile>> files_;
+};
+
+// One thread's buffers. run() converts a piece into the file that the plan has for it; Error{input} naming tensor, row
+// and column of a weight that is not finite.
+class Worker {
+ public:
+  QuantError run(const Plan& plan, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out);
+
+ private:
+  std::span<std::byte> buffer(size_t bytes);
+  const std::byte* load(const Item& item, const Piece& piece, const SourceFiles& source);
+  void quantize_row(const Item& item, int64_t group, int64_t row, int64_t in_piece, const float* weights,
+                    QuantError& error);
+
+  std::vector<std::byte> memory_, turned_;
+  std::vector<float> floats_;
+  std::vector<uint8_t> codes_;
+  std::vector<uint32_t> words_;
+  std::vector<BFloat16> scales_;
+};
+
+}  // namespace l4::convert

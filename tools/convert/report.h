@@ -1,0 +1,20 @@
+// What a conversion will do, and what it lost: tables for people, JSON for programs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "formats/json.h"
+#include "quant/quantize.h"
+#include "tools/convert/plan.h"
+
+namespace l4::convert {
+
+// A line a tensor of the source: from, to, bytes; then the sums by part of the model.
+std::string describe_plan(const Plan& plan);
+
+// `errors`: one an item of the plan; n is 0 for what stays.
+std::string error_table(const Plan& plan, const std::vector<QuantError>& errors);
+Json error_report(const Plan& plan, const std::vector<QuantError>& errors);
+
+}  // namespace l4::convert
