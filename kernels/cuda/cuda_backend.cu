@@ -10,7 +10,6 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/peer_comm.h"
 #include "ops/cuda_devices.h"
-#include "ops/weight_slices.h"
 
 namespace l4 {
 
@@ -122,14 +121,14 @@ void CudaBackend::copy_pages(const KvLayer& first_layer, int64_t n_layers, std::
 PackedWeight CudaBackend::pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                                std::span<const WeightSlice> bias, std::span<const WeightSlice> scale) {
   make_current();
-  L4_CHECK(scale.empty(), spec.name);
-  auto in_file = [](const WeightSlice& slice) { return slice.file != nullptr; };
-  if (!std::all_of(weight.begin(), weight.end(), in_file) || !std::all_of(bias.begin(), bias.end(), in_file))
-    return pack_weight(gpu_, spec, weight, bias, device_buffer);
-  check_slices(spec, weight, spec.k, "weight");
-  if (spec.bias) check_slices(spec, bias, 1, "bias");
+  auto in_file = [](std::span<const WeightSlice> slices) {
+    return std::all_of(slices.begin(), slices.end(), [](const WeightSlice& s) { return s.file != nullptr; });
+  };
+  if (!in_file(weight) || !in_file(bias) || !in_file(scale))
+    return pack_weight(gpu_, spec, weight, bias, scale, device_buffer);
   PackedWeight packed = empty_weight(spec, device_buffer);
-  loader().pack(weight, bias, packed);
+  check_weight(spec, weight, bias, scale);
+  loader().pack(weight, bias, scale, packed);
   return packed;
 }
 void CudaBackend::load(const View& to, const void* host, const MappedFile& file) {

@@ -14,6 +14,8 @@ using namespace cuda;
 PackedWeight CudaBackend::pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
                                       std::span<const RandomSlice> bias) {
   make_current();
+  if (spec.format == WeightFormat::int4) fail(ErrorKind::unsupported, spec.name, ": no weights are made up as INT4");
+  if (spec.format == WeightFormat::fp8) return Backend::pack_random(spec, weight, bias);
   PackedWeight packed = empty_weight(spec, [](size_t bytes, const char* what) { return device_buffer(bytes, what); });
   for (const RandomSlice& s : weight) fill_random_piece(gpu_.stream, s, packed);
   for (const RandomSlice& s : bias) fill_random_bias_piece(gpu_.stream, s, packed);
