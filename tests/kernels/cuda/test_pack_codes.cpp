@@ -1,8 +1,6 @@
 // FP8 and INT4 in the packed layout, from memory and streamed from files, against plain loops; what is refused.
-#include "kernels/cpu/quantized.h"
-#include "kernels/cuda/gpu_testing.h"
+#include "kernels/cuda/pack_testing.h"
 #include "kernels/cuda/weight_layout.h"
-#include "ops/backend.h"
 
 using namespace l4;
 using namespace l4::test;
@@ -12,56 +10,6 @@ namespace {
 bool says(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
-
-// Memory as a mapped file, and slices of that memory as slices of the file.
-class InFile {
- public:
-  InFile(const TempDir& dir, std::initializer_list<std::span<const std::byte>> parts) {
-    AtomicFile out(dir / "weights");
-    size_t size = 0;
-    for (std::span<const std::byte> part : parts) {
-      out.write(part);
-      parts_.push_back({part, size});
-      size += part.size();
-    }
-    out.commit();
-    file_.emplace(dir / "weights");
-  }
-  std::vector<WeightSlice> operator()(std::vector<WeightSlice> slices) const {
-    for (WeightSlice& s : slices)
-      for (const auto& [part, begin] : parts_) {
-        const auto* at = static_cast<const std::byte*>(s.data);
-        if (s.file || at < part.data() || at >= part.data() + part.size()) continue;
-        s.data = file_->bytes().data() + begin + (at - part.data());
-        s.file = &*file_;
-      }
-    return slices;
-  }
-
- private:
-  std::vector<std::pair<std::span<const std::byte>, size_t>> parts_;
-  std::optional<MappedFile> file_;
-};
-
-// Packs by the backend, from memory or, there is a folder, from a file in it, in its own good time.
-struct Packer {
-  std::unique_ptr<Backend> backend = make_cuda_backend(0, {});
-
-  PackedWeight operator()(const QuantizedWeights& w, const TempDir* dir) {
-    if (!dir) return backend->pack(w.spec, w.weight_slices(), w.bias_slices(), w.scale_slices());
-    const InFile file(
-        *dir, {std::as_bytes(std::span(w.codes)), std::as_bytes(std::span(w.words)), w.scale.storage, w.b.storage});
-    PackedWeight packed = backend->pack(w.spec, file(w.weight_slices()), file(w.bias_slices()), file(w.scale_slices()));
-    backend->finish_loading();
-    return packed;
-  }
-  template <class T>
-  std::vector<T> contents(const Buffer& buffer) {
-    std::vector<T> out(buffer.bytes() / sizeof(T));
-    if (buffer) backend->download(out.data(), {buffer.data(), DType::u8, {int64_t(buffer.bytes())}});
-    return out;
-  }
-};
 
 void check_fp8(Packer& packer, const QuantizedWeights& w, const PackedWeight& packed) {
   const LinearSpec& s = w.spec;
