@@ -135,8 +135,7 @@ void CudaBackend::load(const View& to, const void* host, const MappedFile& file)
   loader().load(to, static_cast<const std::byte*>(host), file);
 }
 void CudaBackend::finish_loading() {
-  if (loader_) loader_->finish();
-  loader_.reset();
+  if (const std::unique_ptr<WeightLoader> loader = std::move(loader_)) loader->finish();
 }
 WeightLoader& CudaBackend::loader() {
   make_current();
@@ -264,11 +263,17 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
   refuse_generic("ffn_up", args, args.h.rows());
+  ffn_up_ = {args.act_shared.data, args.h.rows(), kernel_of(args)};
   cuda::ffn_up(context(args.work), args);
 }
 
 void CudaBackend::ffn_down(const FfnDownArgs& args) {
   refuse_generic("ffn_down", args, args.x.rows());
+  // Kernels differ in the order in which up leaves rows of experts to down.
+  const FfnUp up{args.act_shared.data, args.x.rows(), kernel_of(args)};
+  if (args.experts && up.act_shared == ffn_up_.act_shared && up.n_rows == ffn_up_.n_rows && up.kernel != ffn_up_.kernel)
+    fail(ErrorKind::unsupported, args.shared->spec.name, ": the CUDA backend wants the weights of a feed-forward block's two ",
+         "halves in formats that one kernel serves: up has ", ffn_up_.kernel, ", down ", up.kernel);
   end_block(args, nullptr, {}, [&](const OpContext& ctx, const View& y, const PeerLinks* peers) {
     return cuda::ffn_down(ctx, args, y, peers);
   });

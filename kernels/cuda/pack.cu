@@ -150,6 +150,8 @@ size_t data_bytes(const LinearSpec& spec) {
 size_t scale_bytes(const LinearSpec& spec) {
   if (spec.format == WeightFormat::fp8) return size_t(spec.n) * sizeof(float);
   if (spec.format != WeightFormat::int4) return 0;
+  L4_CHECK(spec.group > 0 && spec.k % spec.group == 0 && spec.k % 8 == 0, spec.name, ": groups of ", spec.group, " of ",
+           spec.k, " columns");
   return size_t(scale_tiles(spec.n) * kScaleRows * (spec.k / spec.group)) * sizeof(bf16);
 }
 size_t bias_bytes(const LinearSpec& spec) {
@@ -166,21 +168,20 @@ float* row_scales(const PackedWeight& to, int64_t expert) {
 
 void pack_weights(cudaStream_t stream, const WeightSlice& s, const PackedWeight& to, const Notes& notes) {
   const LinearSpec& spec = to.spec;
-  std::byte* const data = expert_part<std::byte>(to.data, s.expert, data_bytes(spec));
-  uint8_t* const codes = reinterpret_cast<uint8_t*>(data);
+  const size_t bytes = data_bytes(spec);
   switch (spec.format) {
     case WeightFormat::f32:
-      return pack_values(stream, spec, s, StoreValue<float>{reinterpret_cast<float*>(data), spec.k});
+      return pack_values(stream, spec, s, StoreValue<float>{expert_part<float>(to.data, s.expert, bytes), spec.k});
     case WeightFormat::bf16:
-      return pack_values(stream, spec, s, StoreValue<bf16>{reinterpret_cast<bf16*>(data), spec.k});
+      return pack_values(stream, spec, s, StoreValue<bf16>{expert_part<bf16>(to.data, s.expert, bytes), spec.k});
     case WeightFormat::fp8: {
-      const StoreFp8 store{codes, spec.k, notes};
+      const StoreFp8 store{expert_part<uint8_t>(to.data, s.expert, bytes), spec.k, notes};
       if (s.dtype == DType::f8_e4m3) return over_tiles<uint8_t>(stream, spec, s, pack_kernel<uint8_t, StoreFp8>, store);
       return pack_values(stream, spec, s, MakeFp8{store, row_scales(to, s.expert)});
     }
     case WeightFormat::int4:
       return over_tiles<uint32_t>(stream, spec, s, pack_kernel<uint32_t, StoreInt4>,
-                                  StoreInt4{reinterpret_cast<uint32_t*>(data), spec.k});
+                                  StoreInt4{expert_part<uint32_t>(to.data, s.expert, bytes), spec.k});
   }
 }
 }  // namespace
@@ -191,8 +192,6 @@ size_t packed_weight_bytes(const LinearSpec& spec) {
 
 PackedWeight empty_weight(const LinearSpec& spec, const Allocate& allocate) {
   L4_CHECK(spec.n > 0 && spec.k > 0 && spec.n_experts > 0 && (!spec.gated || spec.n % 2 == 0), spec.name);
-  L4_CHECK(spec.format != WeightFormat::int4 || (spec.group > 0 && spec.k % spec.group == 0 && spec.k % 8 == 0),
-           spec.name, ": groups of ", spec.group, " of ", spec.k, " columns");
   auto of_all = [&](size_t expert_bytes) { return allocate(size_t(spec.n_experts) * expert_bytes, spec.name.c_str()); };
   PackedWeight weight{.spec = spec, .data = of_all(data_bytes(spec)), .scales = {}, .bias = {}};
   if (scale_bytes(spec)) weight.scales = of_all(scale_bytes(spec));

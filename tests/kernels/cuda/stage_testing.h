@@ -38,13 +38,14 @@ class Side {
       slices.push_back({w.w.view.slice(e, 1).data, w.w.view.dtype, spec.n, spec.k, spec.k, 1, e, 0, 0});
       if (spec.bias) biases.push_back({w.b.view.slice(e, 1).data, w.w.view.dtype, spec.n, 1, 1, 1, e, 0, 0});
     }
-    weights_.push_back(backend->pack(spec, slices, biases));
-    CHECK(weights_.back().bytes() == backend->packed_bytes(spec));
-    return &weights_.back();
+    return keep(backend->pack(spec, slices, biases));
   }
   const PackedWeight* pack(const QuantizedWeights& w) {
-    weights_.push_back(backend->pack(w.spec, w.weight_slices(), w.bias_slices(), w.scale_slices()));
-    CHECK(weights_.back().bytes() == backend->packed_bytes(w.spec));
+    return keep(backend->pack(w.spec, w.weight_slices(), w.bias_slices(), w.scale_slices()));
+  }
+  const PackedWeight* keep(PackedWeight packed) {
+    CHECK(packed.bytes() == backend->packed_bytes(packed.spec));
+    weights_.push_back(std::move(packed));
     return &weights_.back();
   }
   KvLayer upload(const PagedCache& cache) {

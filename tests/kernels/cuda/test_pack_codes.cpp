@@ -104,7 +104,7 @@ TEST_CASE("cuda pack: weights that become fp8 give the codes and scales of their
     for (Pieces pieces : {whole_rows, parts, columns})
       for (bool streamed : {false, true}) {
         INFO(cat(dtype_name(stored), ", pieces ", int(pieces), streamed ? ", streamed" : ""));
-        std::vector<uint16_t> half(size_t(n_experts * n * k));
+        std::vector<uint16_t> halves(size_t(n_experts * n * k));
         Values w(stored == DType::f16 ? DType::f32 : stored, {n_experts, n, k});
         auto position = [&](int64_t e, int64_t i, int64_t j) {
           return e * n * k + (pieces == columns ? j * n + i : i * k + j);
@@ -113,15 +113,15 @@ TEST_CASE("cuda pack: weights that become fp8 give the codes and scales of their
           for (int64_t i = 0; i < n; ++i)
             for (int64_t j = 0; j < k; ++j) {
               const int64_t at = position(e, i, j);
-              half[size_t(at)] = uint16_t(numbers.below(2) << 15 | numbers.below(0x4C00));  // no infinity, no NaN
+              halves[size_t(at)] = uint16_t(numbers.below(2) << 15 | numbers.below(0x4C00));  // no infinity, no NaN
               const double tiny = i % 7 == 3 ? 1e-30 : 1;  // rows of very different sizes
               double value =
-                  stored == DType::f16 ? double(f16_to_float(half[size_t(at)])) : numbers.uniform(-1, 1) * tiny;
-              if (i == 5) value = 0, half[size_t(at)] = 0;
+                  stored == DType::f16 ? double(f16_to_float(halves[size_t(at)])) : numbers.uniform(-1, 1) * tiny;
+              if (i == 5) value = 0, halves[size_t(at)] = 0;
               w.set(at, value);
             }
         const std::span<const std::byte> memory =
-            stored == DType::f16 ? std::as_bytes(std::span(half)) : std::span<const std::byte>(w.storage);
+            stored == DType::f16 ? std::as_bytes(std::span(halves)) : std::span<const std::byte>(w.storage);
         std::vector<WeightSlice> slices;
         const int64_t n_cut = n / 2, k_cut = pieces == whole_rows ? 0 : 41;
         for (int64_t e = 0; e < n_experts; ++e)
@@ -178,15 +178,15 @@ TEST_CASE("cuda pack: scales and codes that no product can use are refused by ro
         CHECK(refusal(fp8) == "accepted");
         fp8.scale.set(39, bad), fp8.scale.set(37, bad);
         CHECK(says(refusal(fp8), cat("mlp.down: the scale of row 37 is ", float(bad))));
-        QuantizedWeights int4(numbers, spec_of({"mlp.up", 1, 40, 96, 32, {}, 2}, InputFormat::as_is),
-                              {.scale = stored});
-        int4.spec.gated = true;
-        CHECK(refusal(int4) == "accepted");
-        int4.scale.set((40 + 33) * 3 + 2, bad);
-        CHECK(says(refusal(int4), cat("mlp.up: the scale of row 33 of expert 1, group 2 is ", float(bad))));
+        QuantizedWeights grouped(numbers, spec_of({"mlp.up", 1, 40, 96, 32, {}, 2}, InputFormat::as_is),
+                                 {.scale = stored});
+        grouped.spec.gated = true;
+        CHECK(refusal(grouped) == "accepted");
+        grouped.scale.set((40 + 33) * 3 + 2, bad);
+        CHECK(says(refusal(grouped), cat("mlp.up: the scale of row 33 of expert 1, group 2 is ", float(bad))));
         if (bad == 0 && stored == DType::f32) {
-          int4.scale.set((40 + 33) * 3 + 2, 3.4e38);  // beyond the largest BF16
-          CHECK(says(refusal(int4), "mlp.up: the scale of row 33 of expert 1, group 2 is inf"));
+          grouped.scale.set((40 + 33) * 3 + 2, 3.4e38);  // beyond the largest BF16
+          CHECK(says(refusal(grouped), "mlp.up: the scale of row 33 of expert 1, group 2 is inf"));
         }
         fp8.spec.input = InputFormat::fp8_static;
         fp8.spec.input_scale = float(bad);
@@ -227,38 +227,58 @@ TEST_CASE("cuda pack: fp8 and int4 want all their scales, and codes of their typ
     return error_of([&] { make_cuda_backend(0, {})->pack(spec, weight, {}, scale); });
   };
   QuantizedWeights fp8(numbers, spec_of({"a", 1, 8, 64, 0}, InputFormat::as_is));
-  QuantizedWeights int4(numbers, spec_of({"b", 1, 8, 64, 32}, InputFormat::as_is));
-  CHECK(says(error(int4.spec, int4.weight_slices(), {}), "b: scale slices have 0 elements, wanted 16"));
+  QuantizedWeights grouped(numbers, spec_of({"b", 1, 8, 64, 32}, InputFormat::as_is));
+  CHECK(says(error(grouped.spec, grouped.weight_slices(), {}), "b: scale slices have 0 elements, wanted 16"));
   CHECK(says(error(fp8.spec, fp8.weight_slices(), {}), "a: a weight slice is F8_E4M3"));
-  CHECK(says(error(int4.spec, int4.weight_slices(), fp8.scale_slices()), "b: scale slices have 8 elements, wanted 16"));
-  LinearSpec wrong = int4.spec;
+  CHECK(says(error(grouped.spec, grouped.weight_slices(), fp8.scale_slices()),
+             "b: scale slices have 8 elements, wanted 16"));
+  LinearSpec wrong = grouped.spec;
   wrong.group = 48;
-  CHECK(says(error(wrong, int4.weight_slices(), int4.scale_slices()), "b: groups of 48 of 64 columns"));
+  CHECK(says(error(wrong, grouped.weight_slices(), grouped.scale_slices()), "b: groups of 48 of 64 columns"));
   wrong = fp8.spec;
   wrong.format = WeightFormat::bf16;
   CHECK(says(error(wrong, fp8.weight_slices(), fp8.scale_slices()), "a: scales where none were announced"));
 }
 
-TEST_CASE("cuda pack: made-up weights become fp8 as on the CPU; none are made up as int4") {
+TEST_CASE("cuda pack: made-up weights become fp8 as loaded ones do; none are made up as int4") {
   skip_without_gpu();
-  Packer packer;
-  const LinearSpec spec{.name = "w", .n = 24, .k = 40, .format = WeightFormat::fp8};
-  RandomSlice s;
-  s.tensor = {77, 0, 0.3f};
-  s.at.n = 24, s.at.k = 40, s.at.n_stride = 40, s.at.k_stride = 1;
-  const PackedWeight w = packer.backend->pack_random(spec, {&s, 1}, {});
-  const std::vector<uint8_t> codes = packer.contents<uint8_t>(w.data);
-  const std::vector<float> scales = packer.contents<float>(w.scales);
-  int64_t wrong = 0;
-  for (int64_t n = 0; n < 24; ++n) {
-    float largest = 0;
-    auto value = [&](int64_t k) { return round_bf16(random_weight(s.tensor, n * 40 + k)); };
-    for (int64_t k = 0; k < 40; ++k) largest = std::max(largest, std::abs(value(k)));
-    wrong += scales[size_t(n)] != fp8_scale(largest);
-    for (int64_t k = 0; k < 40; ++k) wrong += codes[size_t(n * 40 + k)] != fp8_from_float(value(k) / scales[size_t(n)]);
-  }
-  CHECK(wrong == 0);
-  LinearSpec int4 = spec;
-  int4.format = WeightFormat::int4, int4.group = 8;
-  CHECK(says(error_of([&] { packer.backend->pack_random(int4, {&s, 1}, {}); }), "w: no weights are made up as INT4"));
+  constexpr int64_t kExperts = 2, kN = 32, kK = 40;
+  const RandomTensor tensor{77, 0, 0.3f};
+  for (bool transposed : {false, true})
+    for (int64_t k_cut : {int64_t(0), int64_t(13)}) {
+      CAPTURE(transposed);
+      CAPTURE(k_cut);
+      Packer packer;
+      LinearSpec spec{.name = "w", .n = kN, .k = kK, .n_experts = kExperts, .gated = true, .format = WeightFormat::fp8};
+      auto index = [&](int64_t e, int64_t n, int64_t k) {
+        return transposed ? (e * kK + k) * kN + n : (e * kN + n) * kK + k;
+      };
+      std::vector<RandomSlice> slices;
+      for (int64_t e = 0; e < kExperts; ++e)
+        for (auto [k0, k1] : {std::pair{k_cut, kK}, std::pair{int64_t(0), k_cut}}) {
+          if (k0 == k1) continue;
+          RandomSlice s{{}, index(e, 0, k0), tensor};
+          s.at.n = kN, s.at.k = k1 - k0, s.at.expert = e, s.at.k_offset = k0;
+          s.at.n_stride = transposed ? 1 : kK, s.at.k_stride = transposed ? kN : 1;
+          slices.push_back(s);
+        }
+      const PackedWeight w = packer.backend->pack_random(spec, slices, {});
+      const std::vector<uint8_t> codes = packer.contents<uint8_t>(w.data);
+      const std::vector<float> scales = packer.contents<float>(w.scales);
+      int64_t wrong = 0;
+      for (int64_t e = 0; e < kExperts; ++e)
+        for (int64_t n = 0; n < kN; ++n) {
+          const size_t row = size_t(e * kN + cuda::packed_row(spec, n));
+          auto value = [&](int64_t k) { return round_bf16(random_weight(tensor, index(e, n, k))); };
+          float largest = 0;
+          for (int64_t k = 0; k < kK; ++k) largest = std::max(largest, std::abs(value(k)));
+          wrong += scales[row] != fp8_scale(largest);
+          for (int64_t k = 0; k < kK; ++k)
+            wrong += codes[row * kK + size_t(k)] != fp8_from_float(value(k) / scales[row]);
+        }
+      CHECK(wrong == 0);
+      spec.format = WeightFormat::int4, spec.group = 8;
+      CHECK(
+          says(error_of([&] { packer.backend->pack_random(spec, slices, {}); }), "w: no weights are made up as INT4"));
+    }
 }

@@ -13,6 +13,7 @@ struct Scheme {
   WeightFormat format;
   InputFormat input;
 };
+constexpr Scheme kPlain{"bf16", WeightFormat::bf16, InputFormat::as_is};
 constexpr Scheme kSchemes[] = {
     {"fp8", WeightFormat::fp8, InputFormat::as_is},
     {"fp8, tokens quantised", WeightFormat::fp8, InputFormat::fp8_token},
@@ -34,21 +35,36 @@ void for_schemes_and_types(Body&& body) {
 // Their sums are near the size of the inputs.
 QuantizedWeights weights(Numbers& numbers, const Scheme& scheme, const char* name, int64_t n, int64_t k,
                          int64_t n_experts = 1, bool gated = false) {
-  const bool int4 = scheme.format == WeightFormat::int4;
+  const bool by_groups = scheme.format == WeightFormat::int4;
   QuantizedWeights w(numbers,
                      {.name = name,
                       .n = n,
                       .k = k,
                       .n_experts = n_experts,
                       .gated = gated,
-                      .format = scheme.format,
-                      .group = int4 ? 32 : 0,
+                      .format = by_groups ? WeightFormat::int4 : WeightFormat::fp8,
+                      .group = by_groups ? 32 : 0,
                       .input = scheme.input,
                       .input_scale = 0.01f},
                      {.rows = gated, .columns = true});
   for (int64_t i = 0; i < w.scale.view.elements(); ++i)
-    w.scale.set(i, numbers.uniform(0.5, 1) * scale_of(k) / (int4 ? 8 : 448));
+    w.scale.set(i, numbers.uniform(0.5, 1) * scale_of(k) / (by_groups ? 8 : 448));
   return w;
+}
+
+// As the scheme has it: codes, or their values in BF16.
+const PackedWeight* pack(Side& side, const QuantizedWeights& w, const Scheme& scheme) {
+  if (is_quantized(scheme.format)) return side.pack(w);
+  LinearSpec spec = w.spec;
+  spec.format = scheme.format;
+  const Values plain(DType::bf16, {spec.n_experts, spec.n, spec.k});
+  std::vector<WeightSlice> slices;
+  for (int64_t e = 0; e < spec.n_experts; ++e) {
+    slices.push_back({plain.view.slice(e, 1).data, DType::bf16, spec.n, spec.k, spec.k, 1, e, 0, 0});
+    for (int64_t n = 0; n < spec.n; ++n)
+      for (int64_t k = 0; k < spec.k; ++k) plain.set((e * spec.n + n) * spec.k + k, w.at(e, n, k));
+  }
+  return side.keep(side.backend->pack(spec, slices, {}));
 }
 
 void check_near(const Values& gpu, const Values& cpu, const Scheme& scheme) {
@@ -64,6 +80,71 @@ StepPlan plain_step(int64_t n_rows) {
 }
 
 constexpr float kEps = 1e-5f;
+
+struct FfnCase {
+  const char* what;
+  int64_t n_experts, top_k, first_expert, all_experts;
+};
+void check_ffn(const Scheme& of_up, const Scheme& of_down, DType a, const FfnCase& c, int64_t t) {
+  INFO(std::string(c.what));
+  CAPTURE(t);
+  constexpr int64_t kHidden = 256, kFfn = 64;
+  Numbers numbers(3);
+  const StepPlan step = plain_step(t);
+  Sides sides(step);
+  const bool moe = c.n_experts > 0;
+  const int64_t experts = std::max<int64_t>(c.n_experts, 1), k = std::max<int64_t>(c.top_k, 1);
+  const QuantizedWeights shared_up = weights(numbers, of_up, "shared up", 2 * kFfn, kHidden, 1, true),
+                         shared_down = weights(numbers, of_down, "shared down", kHidden, kFfn),
+                         up = weights(numbers, of_up, "up", 2 * kFfn, kHidden, experts, true),
+                         down = weights(numbers, of_down, "down", kHidden, kFfn, experts);
+  const Values h = numbers.tensor(a, {t, kHidden}), x0 = numbers.tensor(a, {t, kHidden}, -0.2, 0.2);
+  const Values norm = numbers.tensor(a, {kHidden}, 0.5, 1.5);
+  Values expert(DType::i32, {t, k}), score(DType::f32, {t, k});
+  for (int64_t slot = 0; moe && slot < t * k; ++slot) {
+    expert.set(slot, double((slot + slot / k) % c.all_experts));
+    score.set(slot, round_as(a, numbers.uniform(0.1, 0.9)));
+  }
+  struct Out {
+    Values act_shared, x, h;
+  };
+  auto [want, got] = sides.both([&](Side& side) {
+    const View x = side.upload(x0), device_h = side.upload(h);
+    const Route route = moe ? Route{c.top_k, side.upload(expert), side.upload(score)} : Route{};
+    const View act_shared = side.empty(a, {t, kFfn});
+    const View act_routed = moe ? side.empty(a, {t * k, kFfn}) : View{};
+    const PackedWeight *su = pack(side, shared_up, of_up), *sd = pack(side, shared_down, of_down),
+                       *u = pack(side, up, of_up), *d = pack(side, down, of_down);
+    const View device_norm = side.upload(norm);
+    side.backend->begin_step(step);
+    side.run([&](Arena& work) {
+      side.backend->ffn_up({.h = device_h,
+                            .shared = su,
+                            .experts = moe ? u : nullptr,
+                            .first_expert = c.first_expert,
+                            .route = route,
+                            .act_shared = act_shared,
+                            .act_routed = act_routed,
+                            .work = &work});
+      side.backend->ffn_down({.act_shared = act_shared,
+                              .shared = sd,
+                              .act_routed = act_routed,
+                              .experts = moe ? d : nullptr,
+                              .first_expert = c.first_expert,
+                              .route = route,
+                              .x = x,
+                              .norm_weight = device_norm,
+                              .norm_eps = kEps,
+                              .h = device_h,
+                              .comm = sides.one.get(),
+                              .work = &work});
+    });
+    return Out{side.download(act_shared), side.download(x), side.download(device_h)};
+  });
+  check_near(got.act_shared, want.act_shared, of_up);
+  check_near(got.x, want.x, of_down);
+  check_near(got.h, want.h, of_down);
+}
 
 }  // namespace
 
@@ -153,74 +234,24 @@ TEST_CASE("cuda stages: attn_out with quantised weights") {
 }
 
 TEST_CASE("cuda stages: feed-forward with quantised weights, dense and routed") {
-  struct Case {
-    const char* what;
-    int64_t n_experts, top_k, first_expert, all_experts;
-  };
   for_schemes_and_types([](const Scheme& scheme, DType a) {
-    for (const Case& c :
-         {Case{"dense", 0, 0, 0, 0}, Case{"top 1", 3, 1, 0, 3}, Case{"top 2, some elsewhere", 3, 2, 2, 7}})
-      for (int64_t t : {1, 19}) {
-        INFO(std::string(c.what));
-        CAPTURE(t);
-        constexpr int64_t kHidden = 256, kFfn = 64;
-        Numbers numbers(3);
-        const StepPlan step = plain_step(t);
-        Sides sides(step);
-        const bool moe = c.n_experts > 0;
-        const int64_t experts = std::max<int64_t>(c.n_experts, 1), k = std::max<int64_t>(c.top_k, 1);
-        const QuantizedWeights shared_up = weights(numbers, scheme, "shared up", 2 * kFfn, kHidden, 1, true),
-                               shared_down = weights(numbers, scheme, "shared down", kHidden, kFfn),
-                               up = weights(numbers, scheme, "up", 2 * kFfn, kHidden, experts, true),
-                               down = weights(numbers, scheme, "down", kHidden, kFfn, experts);
-        const Values h = numbers.tensor(a, {t, kHidden}), x0 = numbers.tensor(a, {t, kHidden}, -0.2, 0.2);
-        const Values norm = numbers.tensor(a, {kHidden}, 0.5, 1.5);
-        Values expert(DType::i32, {t, k}), score(DType::f32, {t, k});
-        for (int64_t slot = 0; moe && slot < t * k; ++slot) {
-          expert.set(slot, double((slot + slot / k) % c.all_experts));
-          score.set(slot, round_as(a, numbers.uniform(0.1, 0.9)));
-        }
-        struct Out {
-          Values act_shared, x, h;
-        };
-        auto [want, got] = sides.both([&](Side& side) {
-          const View x = side.upload(x0), device_h = side.upload(h);
-          const Route route = moe ? Route{c.top_k, side.upload(expert), side.upload(score)} : Route{};
-          const View act_shared = side.empty(a, {t, kFfn});
-          const View act_routed = moe ? side.empty(a, {t * k, kFfn}) : View{};
-          const PackedWeight *su = side.pack(shared_up), *sd = side.pack(shared_down), *u = side.pack(up),
-                             *d = side.pack(down);
-          const View device_norm = side.upload(norm);
-          side.backend->begin_step(step);
-          side.run([&](Arena& work) {
-            side.backend->ffn_up({.h = device_h,
-                                  .shared = su,
-                                  .experts = moe ? u : nullptr,
-                                  .first_expert = c.first_expert,
-                                  .route = route,
-                                  .act_shared = act_shared,
-                                  .act_routed = act_routed,
-                                  .work = &work});
-            side.backend->ffn_down({.act_shared = act_shared,
-                                    .shared = sd,
-                                    .act_routed = act_routed,
-                                    .experts = moe ? d : nullptr,
-                                    .first_expert = c.first_expert,
-                                    .route = route,
-                                    .x = x,
-                                    .norm_weight = device_norm,
-                                    .norm_eps = kEps,
-                                    .h = device_h,
-                                    .comm = sides.one.get(),
-                                    .work = &work});
-          });
-          return Out{side.download(act_shared), side.download(x), side.download(device_h)};
-        });
-        check_near(got.act_shared, want.act_shared, scheme);
-        check_near(got.x, want.x, scheme);
-        check_near(got.h, want.h, scheme);
-      }
+    for (const FfnCase& c :
+         {FfnCase{"dense", 0, 0, 0, 0}, FfnCase{"top 1", 3, 1, 0, 3}, FfnCase{"top 2, some elsewhere", 3, 2, 2, 7}})
+      for (int64_t t : {1, 19}) check_ffn(scheme, scheme, a, c, t);
   });
+}
+
+TEST_CASE("cuda stages: a feed-forward block of which one half alone is quantised is refused") {
+  skip_without_gpu();
+  for (int64_t t : {1, 17})
+    for (bool up_is : {false, true}) {
+      const std::string error = error_of([&] {
+        check_ffn(up_is ? kSchemes[3] : kPlain, up_is ? kPlain : kSchemes[3], DType::bf16, {"top 1", 3, 1, 0, 3}, t);
+      });
+      CHECK(error.find("shared down: the CUDA backend wants the weights of a feed-forward block's two halves in "
+                       "formats that one "
+                       "kernel serves: up has ") == 0);
+    }
 }
 
 TEST_CASE("cuda stages: the head with quantised weights") {
