@@ -2,8 +2,8 @@
 // with the rank's slices, which one stream copies to a staging area and packs from there. The host holds the buffers
 // and nothing else, the device the weights and one staging area.
 //
-// FP8 that is made of values whose pieces have not all columns of their rows (experts stored [in, out], a rank's columns) is
-// read twice: for the largest value of each row, then to be packed.
+// FP8 that is made of values whose pieces have not all columns of their rows (experts stored [in, out]) is read twice: for
+// the largest value of each row, then to be packed.
 //
 //   one loader a GPU    8 threads, 2 buffers of 16 MB each    256 MB pinned, 16 MB staging
 //   a piece of 16 MB    0.3 ms over PCIe 5 x16 (50 GB/s), then 15 us to pack; read in 2.3 ms by one thread at 7 GB/s
