@@ -28,14 +28,15 @@ void check_scale(const LinearSpec& spec, int64_t expert, int64_t n, int64_t grou
        spec.format == WeightFormat::int4 ? cat(", group ", group) : "", " is ", scale);
 }
 
-// A slice of scales counts groups where one of weights counts columns.
+// A slice of scales counts groups where one of weights counts columns. Those of groups are BF16 wherever they are held
+// (quant/format.h), so they are rounded to it here too.
 void pack_scales(ThreadPool& pool, const LinearSpec& spec, std::span<const WeightSlice> slices, float* scales) {
   for (const WeightSlice& s : slices)
     with_stored_type(s.dtype, [&](auto from) {
       for_each_block(pool, s, [&](int64_t panel, int64_t g0, int64_t g1) {
         float* to = panel_scales(spec, scales, s.expert, panel);
         for_each_element<decltype(from)>(s, panel, g0, g1, [&](int64_t n, int64_t g, auto stored) {
-          const float scale = get(stored);
+          const float scale = spec.format == WeightFormat::int4 ? round_bf16(get(stored)) : get(stored);
           check_scale(spec, s.expert, n, g, scale);
           to[g * kPanel + n - panel * kPanel] = scale;
         });

@@ -10,7 +10,6 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/peer_comm.h"
 #include "ops/cuda_devices.h"
-#include "ops/weight_slices.h"
 
 namespace l4 {
 
@@ -122,22 +121,21 @@ void CudaBackend::copy_pages(const KvLayer& first_layer, int64_t n_layers, std::
 PackedWeight CudaBackend::pack(const LinearSpec& spec, std::span<const WeightSlice> weight,
                                std::span<const WeightSlice> bias, std::span<const WeightSlice> scale) {
   make_current();
-  L4_CHECK(scale.empty(), spec.name);
-  auto in_file = [](const WeightSlice& slice) { return slice.file != nullptr; };
-  if (!std::all_of(weight.begin(), weight.end(), in_file) || !std::all_of(bias.begin(), bias.end(), in_file))
-    return pack_weight(gpu_, spec, weight, bias, device_buffer);
-  check_slices(spec, weight, spec.k, "weight");
-  if (spec.bias) check_slices(spec, bias, 1, "bias");
+  auto in_file = [](std::span<const WeightSlice> slices) {
+    return std::all_of(slices.begin(), slices.end(), [](const WeightSlice& s) { return s.file != nullptr; });
+  };
+  if (!in_file(weight) || !in_file(bias) || !in_file(scale))
+    return pack_weight(gpu_, spec, weight, bias, scale, device_buffer);
   PackedWeight packed = empty_weight(spec, device_buffer);
-  loader().pack(weight, bias, packed);
+  check_weight(spec, weight, bias, scale);
+  loader().pack(weight, bias, scale, packed);
   return packed;
 }
 void CudaBackend::load(const View& to, const void* host, const MappedFile& file) {
   loader().load(to, static_cast<const std::byte*>(host), file);
 }
 void CudaBackend::finish_loading() {
-  if (loader_) loader_->finish();
-  loader_.reset();
+  if (const std::unique_ptr<WeightLoader> loader = std::move(loader_)) loader->finish();
 }
 WeightLoader& CudaBackend::loader() {
   make_current();
@@ -265,11 +263,17 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
   refuse_generic("ffn_up", args, args.h.rows());
+  ffn_up_ = {args.act_shared.data, args.h.rows(), kernel_of(args)};
   cuda::ffn_up(context(args.work), args);
 }
 
 void CudaBackend::ffn_down(const FfnDownArgs& args) {
   refuse_generic("ffn_down", args, args.x.rows());
+  // Kernels differ in the order in which up leaves rows of experts to down.
+  const FfnUp up{args.act_shared.data, args.x.rows(), kernel_of(args)};
+  if (args.experts && up.act_shared == ffn_up_.act_shared && up.n_rows == ffn_up_.n_rows && up.kernel != ffn_up_.kernel)
+    fail(ErrorKind::unsupported, args.shared->spec.name, ": the CUDA backend wants the weights of a feed-forward block's two ",
+         "halves in formats that one kernel serves: up has ", ffn_up_.kernel, ", down ", up.kernel);
   end_block(args, nullptr, {}, [&](const OpContext& ctx, const View& y, const PeerLinks* peers) {
     return cuda::ffn_down(ctx, args, y, peers);
   });

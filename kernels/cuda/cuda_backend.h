@@ -91,6 +91,11 @@ class CudaBackend : public Backend {
 
   const CudaOptions options_;
   cuda::Gpu gpu_;
+  struct FfnUp {
+    const void* act_shared = nullptr;
+    int64_t n_rows = 0;
+    std::string kernel;
+  } ffn_up_;  // the last one
   mutable const void* published_ = nullptr;  // OpContext::published of the next stage, if nothing comes between
   Buffer counters_;
   std::unique_ptr<cuda::StepBuffer> step_;

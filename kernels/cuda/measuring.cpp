@@ -6,16 +6,55 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/random_weights.h"
 #include "kernels/cuda/timing.h"
+#include "kernels/cuda/weight_defects.h"
 
 namespace l4 {
 
 using namespace cuda;
 
+namespace {
+// By way of BF16, as they would be loaded, some rows at a time.
+void make_random_fp8(cudaStream_t stream, std::span<const RandomSlice> weight, const PackedWeight& to) {
+  constexpr int64_t kStagingBytes = int64_t(64) << 20;
+  const Buffer staging = device_buffer(size_t(kStagingBytes), "staging of weights");
+  WeightDefects defects(stream);
+  const DefectNotes notes = defects.notes(to);
+  auto pack = [&](WeightPart part) {
+    for (const RandomSlice& s : weight) {
+      const int64_t at_once = std::max<int64_t>(1, kStagingBytes / (s.at.k * int64_t(sizeof(BFloat16))));
+      for (int64_t first = 0; first < s.at.n; first += at_once) {
+        RandomSlice rows = s;
+        rows.at.n = std::min(at_once, s.at.n - first), rows.at.n_offset += first;
+        rows.first += first * s.at.n_stride;
+        fill_random_rows(stream, rows, staging.data());
+        rows.at.data = staging.data(), rows.at.dtype = DType::bf16;
+        rows.at.n_stride = rows.at.k, rows.at.k_stride = 1;
+        pack_piece(stream, rows.at, part, to, notes);
+      }
+    }
+  };
+  clear_scales(stream, to);
+  if (std::all_of(weight.begin(), weight.end(), [&](const RandomSlice& s) { return s.at.k == to.spec.k; })) {
+    pack(WeightPart::whole_rows);
+  } else {
+    pack(WeightPart::largest);
+    for (int64_t e = 0; e < to.spec.n_experts; ++e) finish_scales(stream, e, 0, to.spec.n, to, notes);
+    pack(WeightPart::weights);
+  }
+  L4_CUDA(cudaStreamSynchronize(stream));
+  defects.check(stream);
+}
+}  // namespace
+
 PackedWeight CudaBackend::pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
                                       std::span<const RandomSlice> bias) {
   make_current();
+  if (spec.format == WeightFormat::int4) fail(ErrorKind::unsupported, spec.name, ": no weights are made up as INT4");
   PackedWeight packed = empty_weight(spec, [](size_t bytes, const char* what) { return device_buffer(bytes, what); });
-  for (const RandomSlice& s : weight) fill_random_piece(gpu_.stream, s, packed);
+  if (spec.format == WeightFormat::fp8)
+    make_random_fp8(gpu_.stream, weight, packed);
+  else
+    for (const RandomSlice& s : weight) fill_random_piece(gpu_.stream, s, packed);
   for (const RandomSlice& s : bias) fill_random_bias_piece(gpu_.stream, s, packed);
   return packed;
 }

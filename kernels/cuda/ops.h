@@ -16,6 +16,7 @@
 namespace l4::cuda {
 
 struct PeerLinks;
+struct DefectNotes;  // weight_defects.h
 
 // ---- norm.cu --------------------------------------------------------------------------------------------------------
 
@@ -53,20 +54,41 @@ const char* ffn_kernel_name(const FfnUpArgs&);
 
 // ---- pack.cu --------------------------------------------------------------------------------------------------------
 
-// Row-major [n, k], experts one after another, in spec.format (weight_layout.h). Gated weights whose half is a multiple of
-// 8 are interleaved: 8 gate rows, then their 8 up rows, so that one thread of a matrix instruction holds a gate and its
-// up. Biases are float32 [E, n], in the rows' order.
+// Row-major [n, k], experts one after another, in spec.format, scales beside them (weight_layout.h). Gated weights whose half
+// is a multiple of 8 are interleaved: 8 gate rows, then their 8 up rows, so that one thread of a matrix instruction holds a
+// gate and its up. Biases are float32 [E, n], in the rows' order.
 size_t packed_weight_bytes(const LinearSpec&);
 // Its buffers, from `allocate`, with nothing in them yet.
 using Allocate = std::function<Buffer(size_t bytes, const char* what)>;
 PackedWeight empty_weight(const LinearSpec&, const Allocate& allocate);
-// A slice whose data is DEVICE memory to its place, converted. At least one of its strides is 1; slices of one weight may
-// be issued in any order and to any stream. A slice is inside its weight (ops/weight_slices.h checks whole weights).
-void pack_piece(cudaStream_t, const WeightSlice& piece, const PackedWeight& to);
-void pack_bias_piece(cudaStream_t, const WeightSlice& piece, const PackedWeight& to);
+
+enum class WeightPart : uint8_t {
+  weights,     // values or codes
+  whole_rows,  // values of which FP8 is made; a piece has all columns of its rows
+  largest,     // the same where pieces have not: all of them come once as this, then finish_scales(), then as `weights`
+  scales,
+  bias,
+};
+// How the slices of a weight are to come: as weights, whole_rows or largest.
+WeightPart part_of(const LinearSpec&, std::span<const WeightSlice> weight, std::span<const WeightSlice> scale);
+// k and k_offset of a slice count its elements from here on, which of int4's codes are words.
+WeightSlice counted_in_elements(WeightSlice slice);
+// Before the first piece.
+void clear_scales(cudaStream_t, const PackedWeight& to);
+// A slice whose data is DEVICE memory to its place, converted. At least one of its strides is 1, k counts elements; slices of
+// one weight may be issued in any order and to any stream. A slice is inside its weight (check_weight).
+void pack_piece(cudaStream_t, const WeightSlice& piece, WeightPart part, const PackedWeight& to, const DefectNotes& defects);
+void finish_scales(cudaStream_t, int64_t expert, int64_t first_row, int64_t n, const PackedWeight& to,
+                   const DefectNotes& defects);
+
+// ---- pack_weight.cu -------------------------------------------------------------------------------------------------
+
+// What pack() asks of its arguments.
+void check_weight(const LinearSpec&, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
+                  std::span<const WeightSlice> scale);
 // A whole weight from slices in host memory: checks them, uploads, packs, and waits. Not for the load of a big model.
 PackedWeight pack_weight(Gpu&, const LinearSpec&, std::span<const WeightSlice> weight, std::span<const WeightSlice> bias,
-                         const Allocate& allocate);
+                         std::span<const WeightSlice> scale, const Allocate& allocate);
 
 // ---- attention/ -----------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,10 @@ void fill_random_bias_piece(cudaStream_t stream, const RandomSlice& s, const Pac
     launch({.grid = unsigned((at.n + kThreads - 1) / kThreads), .block = kThreads, .stream = stream}, round_kernel, bias, at);
 }
 
+void fill_random_rows(cudaStream_t stream, const RandomSlice& s, void* to) {
+  fill(stream, source(s), {s.at.n, s.at.k, 0, s.at.k, 0}, static_cast<bf16*>(to));
+}
+
 void fill_random_view(cudaStream_t stream, const View& to, const RandomTensor& tensor, int64_t first) {
   const Source from{tensor, first, 0, 1};
   const Place at{1, to.elements(), 0, 0, 0};

@@ -11,8 +11,11 @@ namespace l4::cuda {
 namespace {
 constexpr int64_t kLoad = 8;  // bfloat16 values of a 16-byte access, of which our fast paths' rows are made
 
+bool is_bf16(const LinearSpec& spec) {
+  return spec.format == WeightFormat::bf16 && spec.input == InputFormat::as_is;
+}
 bool is_bf16(const PackedWeight* w) {
-  return !w || w->spec.format == WeightFormat::bf16;
+  return !w || is_bf16(w->spec);
 }
 bool has_bias(const PackedWeight* w) {
   return w && w->spec.bias;
@@ -34,7 +37,7 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
 }
 
 MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
-  if (x != DType::bf16 || spec.format != WeightFormat::bf16) return MatmulKernel::generic;
+  if (x != DType::bf16 || !is_bf16(spec)) return MatmulKernel::generic;
   if (n_rows > kSmallM && spec.k % 2 == 0) return MatmulKernel::cublaslt;  // vision's patches have k 588
   return n_rows <= kSmallM && spec.k % kSmallMSlab == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
 }

@@ -6,7 +6,8 @@
 namespace l4::cuda {
 
 // y[y_row(i)] = x[x_row(i)] W[e]^T (+ b), rounded to `round_to`, for every i of every group e, or, without groups, for
-// every row and expert 0. With x_scale the input is round(x * x_scale[i]), rounded to x's type.
+// every row and expert 0. With x_scale the input is round(x * x_scale[i]), rounded to x's type; where the input is quantised
+// (LinearSpec::input) its codes are those of x, and x_scale multiplies the sums.
 struct GenericGemm {
   const PackedWeight* w = nullptr;
   View x, y;  // [*, k], [*, n]

@@ -43,7 +43,8 @@ struct QuantizedWeights {
     return int4() ? double(words[at / 8] >> 4 * (at % 8) & 15) - 8 : double(fp8_to_float(codes[at]));
   }
   double scale_at(int64_t e, int64_t n, int64_t g) const {
-    return scale.at(cut.one_scale ? e * spec.n * groups : (e * spec.n + n) * groups + g);
+    const double stored = scale.at(cut.one_scale ? e * spec.n * groups : (e * spec.n + n) * groups + g);
+    return int4() ? round_as(DType::bf16, stored) : stored;
   }
   double at(int64_t e, int64_t n, int64_t k) const {
     return code_at(e, n, k) * scale_at(e, n, int4() ? k / spec.group : 0);
@@ -118,5 +119,55 @@ struct QuantizedWeights {
     return {{middle, n}, {0, middle}};
   }
 };
+
+// ---- the table of shapes
+
+struct QuantizedCase {
+  const char* what;
+  int64_t m, n, k, group;  // group 0: fp8
+  Cut cut = {};
+  int64_t n_experts = 1;
+  bool gated = false, bias = false;
+};
+inline const QuantizedCase kQuantizedCases[] = {
+    // Rows of one, odd, both sides of the CPU's register tile (12) and chunk (240); n on both sides of its panels (32) and
+    // of scale tiles (16); k below, at and beyond its chain of codes (128), and with 256 columns whose words are transposed.
+    {"fp8, one element", 1, 1, 1, 0},
+    {"fp8, one row, four panels", 1, 128, 128, 0, {.scale = DType::f32}},
+    {"fp8, one row, a part of a panel, odd k", 1, 161, 301, 0, {}, 1, false, true},
+    {"fp8, two rows", 2, 70, 96, 0},
+    {"fp8, odd rows", 13, 33, 520, 0, {.scale = DType::f32}, 1, false, true},
+    {"fp8, many rows", 241, 40, 72, 0},
+    {"fp8, gate and up", 5, 66, 200, 0, {.rows = true}, 1, true},
+    {"fp8, pieces of k", 7, 48, 264, 0, {.columns = true}},
+    {"fp8, one scale for all", 3, 100, 136, 0, {.rows = true, .columns = true, .one_scale = true, .scale = DType::f32}},
+    {"fp8, experts, gate and up", 9, 40, 130, 0, {.rows = true, .columns = true}, 3, true, true},
+    {"int4, one group", 1, 32, 32, 32},
+    {"int4, one group, a part of a panel", 3, 7, 128, 128, {.scale = DType::f32}},
+    {"int4, one row, four panels", 1, 130, 384, 128, {}, 1, false, true},
+    {"int4, small groups, odd rows", 13, 33, 160, 32, {.scale = DType::f32}},
+    {"int4, many rows", 241, 40, 192, 64},
+    {"int4, gate and up", 5, 66, 256, 64, {.rows = true}, 1, true, true},
+    {"int4, pieces of k at an edge of groups", 7, 48, 256, 128, {.columns = true}},
+    {"int4, pieces of k inside a group", 2, 48, 96, 32, {.columns = true}},
+    {"int4, groups longer than a chain", 4, 35, 640, 320},
+    {"int4, one scale for all", 3, 100, 256, 64, {.rows = true, .columns = true, .one_scale = true}},
+    {"int4, twice 256 columns, gate and up", 2, 48, 512, 128, {.columns = true}, 1, true},
+    {"int4, experts, gate and up", 9, 40, 128, 32, {.rows = true, .columns = true}, 3, true, true},
+};
+
+inline LinearSpec spec_of(const QuantizedCase& c, InputFormat input) {
+  return {.name = c.what,
+          .n = c.n,
+          .k = c.k,
+          .n_experts = c.n_experts,
+          .gated = c.gated,
+          .bias = c.bias,
+          .format = c.group ? WeightFormat::int4 : WeightFormat::fp8,
+          .group = c.group,
+          .input = input,
+          .input_scale = 0.002f};
+}
+constexpr InputFormat kInputFormats[] = {InputFormat::as_is, InputFormat::fp8_token, InputFormat::fp8_static};
 
 }  // namespace l4::test

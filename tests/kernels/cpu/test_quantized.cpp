@@ -5,54 +5,6 @@ using namespace l4;
 using namespace l4::test;
 
 namespace {
-struct QuantizedCase {
-  const char* what;
-  int64_t m, n, k, group;  // group 0: fp8
-  Cut cut = {};
-  int64_t n_experts = 1;
-  bool gated = false, bias = false;
-};
-const QuantizedCase kCases[] = {
-    // Rows of one, odd, both sides of a register tile (12) and of a chunk (240); n on both sides of panels (32); k
-    // below,
-    // at and beyond a chain of codes (128).
-    {"fp8, one element", 1, 1, 1, 0},
-    {"fp8, one row, four panels", 1, 128, 128, 0, {.scale = DType::f32}},
-    {"fp8, one row, a part of a panel, odd k", 1, 161, 301, 0, {}, 1, false, true},
-    {"fp8, two rows", 2, 70, 96, 0},
-    {"fp8, odd rows", 13, 33, 520, 0, {.scale = DType::f32}, 1, false, true},
-    {"fp8, many rows", 241, 40, 72, 0},
-    {"fp8, gate and up", 5, 66, 200, 0, {.rows = true}, 1, true},
-    {"fp8, pieces of k", 7, 48, 264, 0, {.columns = true}},
-    {"fp8, one scale for all", 3, 100, 136, 0, {.rows = true, .columns = true, .one_scale = true, .scale = DType::f32}},
-    {"fp8, experts, gate and up", 9, 40, 130, 0, {.rows = true, .columns = true}, 3, true, true},
-    {"int4, one group", 1, 32, 32, 32},
-    {"int4, one group, a part of a panel", 3, 7, 128, 128, {.scale = DType::f32}},
-    {"int4, one row, four panels", 1, 130, 384, 128, {}, 1, false, true},
-    {"int4, small groups, odd rows", 13, 33, 160, 32, {.scale = DType::f32}},
-    {"int4, many rows", 241, 40, 192, 64},
-    {"int4, gate and up", 5, 66, 256, 64, {.rows = true}, 1, true, true},
-    {"int4, pieces of k at an edge of groups", 7, 48, 256, 128, {.columns = true}},
-    {"int4, pieces of k inside a group", 2, 48, 96, 32, {.columns = true}},
-    {"int4, groups longer than a chain", 4, 35, 640, 320},
-    {"int4, one scale for all", 3, 100, 256, 64, {.rows = true, .columns = true, .one_scale = true}},
-    {"int4, experts, gate and up", 9, 40, 128, 32, {.rows = true, .columns = true}, 3, true, true},
-};
-
-LinearSpec spec_of(const QuantizedCase& c, InputFormat input) {
-  return {.name = c.what,
-          .n = c.n,
-          .k = c.k,
-          .n_experts = c.n_experts,
-          .gated = c.gated,
-          .bias = c.bias,
-          .format = c.group ? WeightFormat::int4 : WeightFormat::fp8,
-          .group = c.group,
-          .input = input,
-          .input_scale = 0.002f};
-}
-constexpr InputFormat kInputs[] = {InputFormat::as_is, InputFormat::fp8_token, InputFormat::fp8_static};
-
 bool same_bits(const Buffer& a, const Buffer& b) {
   return a.bytes() == b.bytes() && std::memcmp(a.data(), b.data(), a.bytes()) == 0;
 }
@@ -64,8 +16,8 @@ bool says(const std::string& text, const std::string& part) {
 TEST_CASE("cpu linear: fp8 and int4, every shape, cut, type and input against doubles") {
   Machine machine(2);
   uint64_t seed = 0;
-  for (const QuantizedCase& c : kCases)
-    for (InputFormat input : kInputs)
+  for (const QuantizedCase& c : kQuantizedCases)
+    for (InputFormat input : kInputFormats)
       for (DType a : {DType::f32, DType::bf16})
         for (bool scaled : {false, true}) {  // by a router's scores
           INFO(cat(c.what, ", input ", int(input), " ", dtype_name(a), scaled ? " scaled" : ""));
@@ -145,7 +97,7 @@ TEST_CASE("cpu linear: a router's score leaves the codes of a quantised row as t
 
 TEST_CASE("cpu pack: fp8 and int4 are the same bytes however they are cut") {
   ThreadPool pool(3);
-  for (const QuantizedCase& c : kCases) {
+  for (const QuantizedCase& c : kQuantizedCases) {
     INFO(c.what);
     Numbers numbers(3);
     QuantizedWeights w(numbers, spec_of(c, InputFormat::as_is), c.cut);
@@ -168,6 +120,19 @@ TEST_CASE("cpu pack: fp8 and int4 are the same bytes however they are cut") {
         }
     CHECK(wrong == 0);
   }
+}
+
+TEST_CASE("cpu pack: scales of int4's groups are held as BF16, whatever they are stored as") {
+  ThreadPool pool(1);
+  Numbers numbers(4);
+  QuantizedWeights w(numbers, spec_of({"w", 1, 40, 96, 32}, InputFormat::as_is), {.scale = DType::f32});
+  PackedWeight packed = w.packed(pool);
+  const Values exact = w.scale;
+  for (int64_t i = 0; i < exact.view.elements(); ++i) w.scale.set(i, round_as(DType::bf16, exact.at(i)));
+  CHECK(!same_bits(exact.view, w.scale.view));
+  CHECK(same_bits(packed.scales, w.packed(pool).scales));
+  w.scale.set(33 * 3 + 2, 3.4e38);  // beyond the largest BF16
+  CHECK(says(error_of([&] { w.packed(pool); }), "w: the scale of row 33, group 2 is inf"));
 }
 
 TEST_CASE("cpu pack: weights that become fp8 give the codes and scales of their rows") {

@@ -109,7 +109,7 @@ class GpuMachine {
       slices.push_back({w.slice(e, 1).data, w.dtype, spec.n, spec.k, spec.k, 1, e, 0, 0});
       if (spec.bias) biases.push_back({weights.b.view.slice(e, 1).data, w.dtype, spec.n, 1, 1, 1, e, 0, 0});
     }
-    return cuda::pack_weight(gpu, spec, slices, biases,
+    return cuda::pack_weight(gpu, spec, slices, biases, {},
                              [](size_t bytes, const char* what) { return cuda::device_buffer(bytes, what); });
   }
   // The step of the operations that follow, as gpu.step.

@@ -122,7 +122,7 @@ struct EndOfAttention {  // arguments and results of one call
     const WeightSlice slice{router.view.data, x.view.dtype, n_experts(), d(), d(), 1, 0, 0, 0};
     PackedWeight w;
     if (n_experts())
-      w = cuda::pack_weight(gpu.gpu, spec(), {&slice, 1}, {},
+      w = cuda::pack_weight(gpu.gpu, spec(), {&slice, 1}, {}, {},
                             [](size_t bytes, const char* what) { return cuda::device_buffer(bytes, what); });
     gpu.run([&](const cuda::OpContext& ctx) {
       cuda::add_residual_norm_route(ctx, gy, gx, gnorm, 1e-5f, gh, n_experts() ? &w : nullptr,

@@ -6,8 +6,8 @@ using namespace l4::test;
 
 namespace {
 PackedWeight pack(GpuMachine& gpu, const LinearSpec& spec, std::span<const WeightSlice> weight,
-                  std::span<const WeightSlice> bias = {}) {
-  return cuda::pack_weight(gpu.gpu, spec, weight, bias,
+                  std::span<const WeightSlice> bias = {}, std::span<const WeightSlice> scale = {}) {
+  return cuda::pack_weight(gpu.gpu, spec, weight, bias, scale,
                            [](size_t bytes, const char* what) { return cuda::device_buffer(bytes, what); });
 }
 // What lies in the buffer, element after element.
