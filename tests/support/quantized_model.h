@@ -1,7 +1,6 @@
 // A quantised checkpoint (quantized_checkpoint.h) through the whole model in float32: a prompt, then steps of one token.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -36,16 +35,16 @@ inline std::vector<float> logits_of(const QuantizedCheckpoint& made, int tp = 1,
   return logits;
 }
 
-// The largest difference, as a share of the largest logit.
+// The length of the difference, as a share of the logits' own.
 inline double difference(const std::vector<float>& a, const std::vector<float>& b) {
   REQUIRE(a.size() == b.size());
-  double most = 0, size = 0;
+  double apart = 0, size = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     REQUIRE(std::isfinite(a[i]));
-    most = std::max(most, double(std::abs(a[i] - b[i])));
-    size = std::max(size, double(std::abs(b[i])));
+    apart += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    size += double(b[i]) * b[i];
   }
-  return most / size;
+  return std::sqrt(apart / size);
 }
 
 }  // namespace l4::test

@@ -22,7 +22,8 @@ TEST_CASE("quantized forward: codes and scales give what their weights in float3
 }
 
 TEST_CASE("quantized forward: with inputs in FP8, too, it is near") {
-  // A rounding of 2^-4 at most, 2^-5.3 in the mean, of every input: the sums of random signs keep that size, layer by layer.
+  // Codes are 0.026 away in the mean (2^-4 at most); eight products' inputs, each as large as what it is added to: 0.074, and
+  // three times that, for what a softmax and a router make of it.
   constexpr double kNear = 0.25, kNotTheSame = 1e-3;
   for (const How how : {How::fp8_row, How::modelopt}) {
     INFO(int(how));
