@@ -103,7 +103,8 @@ cudaError_t say(cudaError_t status) {
 struct Streams {
   std::mutex mutex;
   std::set<CUstream_st*> all;
-  CUstream_st of_device[kDevices];  // the default streams
+  std::vector<std::unique_ptr<CUstream_st>> ended;  // another thread that waits for all streams may still look at one
+  CUstream_st of_device[kDevices];                  // the default streams
   Streams() {
     for (int d = 0; d < kDevices; ++d) of_device[d].device = d, all.insert(&of_device[d]);
   }
@@ -531,11 +532,9 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
   drain(s);
-  {
-    const std::lock_guard lock(streams().mutex);
-    streams().all.erase(s);
-  }
-  delete s;
+  const std::lock_guard lock(streams().mutex);
+  streams().all.erase(s);
+  streams().ended.emplace_back(s);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
