@@ -347,7 +347,7 @@ Executor::Executor(const ModelConfig& config, const WeightSource& source, const 
   for (int rank = 0; rank < topology.world(); ++rank) {
     Worker w;
     w.shard = shard_of(config, topology, rank);
-    im.plans.push_back(plan_memory(config, options, rank, stored));
+    im.plans.push_back(plan_memory(config, options, rank, source.all_stored()));
     total += source_bytes(plan_weights(config, w.shard, options.dtype, stored), stored);
     im.workers.push_back(std::move(w));
   }

@@ -130,10 +130,8 @@ class Checker {
 
   // One linear for each expert and projection. They must be stored alike: they are multiplied by one kernel.
   StoredWeight apart(const ExpectedTensor& t) {
-    const bool down = t.name.ends_with("down_proj");
-    const int64_t n_experts = t.shape[0], out = down ? t.shape[2] : t.shape[2] / 2, in = t.shape[1];
-    const std::vector<const char*> projections =
-        down ? std::vector<const char*>{"down_proj"} : std::vector<const char*>{"gate_proj", "up_proj"};
+    const std::vector<const char*> projections = expert_projections(t.name);
+    const int64_t n_experts = t.shape[0], out = t.shape[2] / int64_t(projections.size()), in = t.shape[1];
     std::optional<StoredWeight> first;
     std::string first_name;
     for (int64_t e = 0; e < n_experts; ++e)

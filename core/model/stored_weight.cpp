@@ -64,6 +64,11 @@ StoredNames stored_names(const std::string& weight, DType stored) {
           .input_scale = linear + ".input_scale"};
 }
 
+std::vector<const char*> expert_projections(const std::string& fused) {
+  if (fused.ends_with("down_proj")) return {"down_proj"};
+  return {"gate_proj", "up_proj"};
+}
+
 std::string expert_weight(const std::string& fused, int64_t expert, const char* projection) {
   const size_t dot = fused.rfind('.');
   return cat(fused.substr(0, dot), ".", expert, ".", projection, ".weight");

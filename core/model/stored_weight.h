@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "quant/format.h"
 #include "tensor/dtype.h"
@@ -53,5 +54,7 @@ struct StoredNames {
 StoredNames stored_names(const std::string& weight, DType stored);
 // "...experts.gate_up_proj", 3, "gate_proj" -> "...experts.3.gate_proj.weight"
 std::string expert_weight(const std::string& fused, int64_t expert, const char* projection);
+// Of which a fused tensor's outputs are made, in order: gate_proj and up_proj, or down_proj.
+std::vector<const char*> expert_projections(const std::string& fused);
 
 }  // namespace l4

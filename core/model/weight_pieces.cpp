@@ -17,19 +17,19 @@ std::vector<WeightPiece> pieces_of(const SlicePlan& s, Range experts, const Stor
     if (!stored.experts_apart) {
       pieces.push_back(
           {.name = s.tensor, .fused = true, .stored_expert = e, .n = s.n, .k = s.k, .expert = to, .n_offset = s.n_offset});
-    } else if (s.tensor.ends_with("down_proj")) {
-      pieces.push_back(
-          {.name = expert_weight(s.tensor, e, "down_proj"), .n = s.n, .k = s.k, .expert = to, .n_offset = s.n_offset});
-    } else {  // outputs [0, ffn) are the gate's
-      for (const bool up : {false, true}) {
-        const int64_t first = up ? ffn : 0;
-        const Range n{std::max(s.n.begin, first), std::min(s.n.end, first + ffn)};
-        if (n.begin >= n.end) continue;
-        pieces.push_back({.name = expert_weight(s.tensor, e, up ? "up_proj" : "gate_proj"),
-                          .n = {n.begin - first, n.end - first},
-                          .k = s.k,
-                          .expert = to,
-                          .n_offset = s.n_offset + n.begin - s.n.begin});
+    } else {  // one projection's outputs after another's
+      const std::vector<const char*> projections = expert_projections(s.tensor);
+      const int64_t width = projections.size() == 1 ? s.n.end : ffn;
+      int64_t first = 0;
+      for (const char* projection : projections) {
+        const Range n{std::max(s.n.begin, first), std::min(s.n.end, first + width)};
+        if (n.begin < n.end)
+          pieces.push_back({.name = expert_weight(s.tensor, e, projection),
+                            .n = {n.begin - first, n.end - first},
+                            .k = s.k,
+                            .expert = to,
+                            .n_offset = s.n_offset + n.begin - s.n.begin});
+        first += width;
       }
     }
   }
@@ -41,21 +41,6 @@ const TensorInfo& PieceReader::find(const std::string& name) const {
   L4_CHECK(info, name);  // check_tensors() has seen to it
   return *info;
 }
-
-namespace {
-float number(const View& view, int64_t i) {
-  switch (view.dtype) {
-    case DType::f32:
-      return view.f32()[i];
-    case DType::bf16:
-      return to_float(view.bf16()[i]);
-    case DType::f16:
-      return f16_to_float(static_cast<const uint16_t*>(view.data)[i]);
-    default:
-      fail(ErrorKind::internal, "no type of a scale: ", dtype_name(view.dtype));
-  }
-}
-}  // namespace
 
 WeightSlice PieceReader::weight(const WeightPiece& p, const StoredWeight& stored) const {
   const TensorInfo& info = find(stored_names(p.name, stored.dtype).weight);
@@ -129,7 +114,7 @@ std::vector<BFloat16> PieceReader::values(const WeightPiece& p, const StoredWeig
       }
       i = n * groups + group;
     }
-    const float scale = number(scales, i);
+    const float scale = stored_number(scales, i);
     if (!std::isfinite(scale) || scale == 0)
       fail_input(checkpoint_.dir().string(), ": ", shown(names.scale), ": row ", n, ": a scale of ", scale);
     return std::pair(scale, i % groups);
@@ -160,7 +145,7 @@ std::vector<BFloat16> PieceReader::values(const WeightPiece& p, const StoredWeig
 
 float PieceReader::input_scale(const WeightPiece& p, const StoredWeight& stored) const {
   const std::string name = stored_names(p.name, stored.dtype).input_scale;
-  const float scale = number(checkpoint_.data(find(name)), 0);
+  const float scale = stored_number(checkpoint_.data(find(name)), 0);
   if (!(scale > 0) || !std::isfinite(scale))
     fail_input(checkpoint_.dir().string(), ": ", shown(name), ": an input scale of ", scale);
   return scale;

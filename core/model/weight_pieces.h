@@ -5,11 +5,26 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "formats/hf_checkpoint.h"
 #include "model/stored_weight.h"
 #include "model/weights.h"
 
 namespace l4 {
+
+// Element i of an unquantised tensor: F32, BF16 or F16.
+inline float stored_number(const View& view, int64_t i) {
+  switch (view.dtype) {
+    case DType::f32:
+      return view.f32()[i];
+    case DType::bf16:
+      return to_float(view.bf16()[i]);
+    case DType::f16:
+      return f16_to_float(static_cast<const uint16_t*>(view.data)[i]);
+    default:
+      fail(ErrorKind::internal, "no unquantised type: ", dtype_name(view.dtype));
+  }
+}
 
 // A rectangle of one matrix of a checkpoint.
 struct WeightPiece {

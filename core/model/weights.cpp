@@ -274,21 +274,7 @@ class Loader {
 
   static std::vector<float> to_floats(const View& from) {
     std::vector<float> out(static_cast<size_t>(from.elements()));
-    for (size_t i = 0; i < out.size(); ++i) {
-      switch (from.dtype) {
-        case DType::f32:
-          out[i] = from.f32()[i];
-          break;
-        case DType::bf16:
-          out[i] = to_float(from.bf16()[i]);
-          break;
-        case DType::f16:
-          out[i] = f16_to_float(static_cast<const uint16_t*>(from.data)[i]);
-          break;
-        default:
-          fail(ErrorKind::internal, "no weight type: ", dtype_name(from.dtype));
-      }
-    }
+    for (size_t i = 0; i < out.size(); ++i) out[i] = stored_number(from, int64_t(i));
     return out;
   }
 

@@ -56,8 +56,7 @@ struct QuantizedCheckpoint {
         fused(t.name, t.shape);
       } else {
         const bool down = t.name.ends_with("down_proj");
-        const std::vector<const char*> projections =
-            down ? std::vector<const char*>{"down_proj"} : std::vector<const char*>{"gate_proj", "up_proj"};
+        const std::vector<const char*> projections = expert_projections(t.name);
         for (int64_t e = 0; e < t.shape[0]; ++e)
           for (const char* projection : projections)
             linear(expert_weight(t.name, e, projection), down ? t.shape[2] : t.shape[2] / 2, t.shape[1], how);

@@ -8,6 +8,7 @@
 #include "ops/cuda_devices.h"
 #include "tools/bench/lists.h"
 #include "tools/bench/statistics.h"
+#include "tools/common/model_flags.h"
 #include "tools/common/terminal.h"
 
 namespace l4::bench {
@@ -33,14 +34,7 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
   });
   flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
               [&o](const std::string& name) { o.device = parse_device(name); });
-  flags.value("--dtype", "auto|bfloat16|float32", "of activations; auto: as the checkpoint says",
-              [&o](const std::string& name) { o.dtype = parse_dtype_option(name); });
-  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
-              [&o](const std::string& name) { o.kv_dtype = parse_kv_dtype_option(name); });
-  flags.value("--attn-dtype", "auto|fp8", "of attention's weights, where the checkpoint does not quantise them",
-              [&o](const std::string& name) { o.quantize.attention = parse_fp8_option(name); });
-  flags.value("--head-dtype", "auto|fp8", "the same of the output head's",
-              [&o](const std::string& name) { o.quantize.head = parse_fp8_option(name); });
+  tools::add_type_flags(flags, {&o.dtype, &o.kv_dtype, &o.quantize.attention, &o.quantize.head});
   flags.number<int>("-t,--threads", "N", "of the CPU backend; 0: one per core", &o.threads, 0, 1024);
   flags.number<int>("-tp,--tensor-parallel-size", "N", "split each layer over N devices", &o.tp, 1, 1024);
   flags.number<int>("-pp,--pipeline-parallel-size", "N", "split the layers over N groups of devices", &o.pp, 1, 1024);

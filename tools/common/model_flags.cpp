@@ -25,6 +25,17 @@ int most_threads() {
 
 }  // namespace
 
+void add_type_flags(Flags& flags, const TypeTargets& to) {
+  flags.value("--dtype", "auto|bfloat16|float32", "of activations; auto: as the checkpoint says",
+              [to](const std::string& name) { *to.dtype = parse_dtype_option(name); });
+  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
+              [to](const std::string& name) { *to.kv_dtype = parse_kv_dtype_option(name); });
+  flags.value("--attn-dtype", "auto|fp8", "of attention's weights, where the checkpoint does not quantise them",
+              [to](const std::string& name) { *to.fp8_attention = parse_fp8_option(name); });
+  flags.value("--head-dtype", "auto|fp8", "the same of the output head's",
+              [to](const std::string& name) { *to.fp8_head = parse_fp8_option(name); });
+}
+
 void add_model_flags(Flags& flags, ModelFlags& model) {
   LoadOptions& load = model.load;
   flags.group("Model");
@@ -38,14 +49,7 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
   flags.value("-dev,--device", "auto|cpu|cuda",
               "where it runs; auto: on GPUs where there are any, of which CUDA_VISIBLE_DEVICES chooses",
               [&load](const std::string& name) { load.device = parse_device(name); });
-  flags.value("--dtype", "auto|bfloat16|float32", "of activations; auto: as the checkpoint says",
-              [&load](const std::string& name) { load.dtype = parse_dtype_option(name); });
-  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
-              [&load](const std::string& name) { load.kv_dtype = parse_kv_dtype_option(name); });
-  flags.value("--attn-dtype", "auto|fp8", "of attention's weights, where the checkpoint does not quantise them",
-              [&load](const std::string& name) { load.fp8_attention = parse_fp8_option(name); });
-  flags.value("--head-dtype", "auto|fp8", "the same of the output head's",
-              [&load](const std::string& name) { load.fp8_head = parse_fp8_option(name); });
+  add_type_flags(flags, {&load.dtype, &load.kv_dtype, &load.fp8_attention, &load.fp8_head});
   flags.value("-c,--ctx-size,--max-model-len", "N",
               "context in tokens, like 8192 or 1M; 0 or auto: what the model has, or fits",
               [&load](const std::string& text) {

@@ -23,6 +23,13 @@ struct ModelFlags {
   bool enable_ep_ = false, no_graphs_ = false;
 };
 
+// --dtype, --kv-cache-dtype, --attn-dtype, --head-dtype: types of what is computed, kept and multiplied, and where they go.
+struct TypeTargets {
+  std::optional<DType>*dtype, *kv_dtype;
+  bool *fp8_attention, *fp8_head;
+};
+void add_type_flags(Flags& flags, const TypeTargets& to);
+
 void add_model_flags(Flags& flags, ModelFlags& model);  // -m, --model and all under "Model"
 
 // -v, --log-level: sets the level of base/log.h.

@@ -40,9 +40,8 @@ class Lister {
   }
 
   void add_experts(const ExpectedTensor& t, const Item& all) {
-    const bool gate_up = t.name.ends_with(".gate_up_proj");
     const std::string prefix = spelled(t.name.substr(0, t.name.rfind('.') + 1));
-    const std::vector<const char*> names = gate_up ? std::vector{"gate_proj", "up_proj"} : std::vector{"down_proj"};
+    const std::vector<const char*> names = expert_projections(t.name);
     for (int64_t e = 0; e < t.shape[0]; ++e)
       for (size_t i = 0; i < names.size(); ++i) {
         Item item = all;

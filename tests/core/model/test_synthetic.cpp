@@ -1,12 +1,11 @@
 #include "model/synthetic.h"
 
-#include "model/tensor_names.h"
-
 #include <cmath>
 #include <set>
 
 #include "engine/executor.h"
 #include "engine/step_builder.h"
+#include "model/tensor_names.h"
 #include "support/test.h"
 
 using namespace l4;

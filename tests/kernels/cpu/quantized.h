@@ -170,4 +170,40 @@ inline LinearSpec spec_of(const QuantizedCase& c, InputFormat input) {
 }
 constexpr InputFormat kInputFormats[] = {InputFormat::as_is, InputFormat::fp8_token, InputFormat::fp8_static};
 
+inline bool says(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+// What every backend refuses. refusal(weights): what packing them says, or "accepted".
+template <class Refusal>
+void check_nan_codes_are_refused(const Refusal& refusal) {
+  for (int nan : {0x7F, 0xFF}) {
+    Numbers numbers(1);
+    QuantizedWeights w(numbers, spec_of({"qkv", 1, 40, 16, 0}, InputFormat::as_is));
+    w.codes[size_t(9 * w.stored_k + 3 + w.kMargin)] = uint8_t(nan);
+    CHECK(says(refusal(w), "qkv: the weight of row 9, column 3 is NaN"));
+    w.codes[size_t(9 * w.stored_k + 3 + w.kMargin)] = uint8_t(nan - 1);  // the largest
+    w.codes[0] = uint8_t(nan);                                           // not ours
+    CHECK(refusal(w) == "accepted");
+  }
+}
+
+// error(spec, weight slices, scale slices): what packing them says.
+template <class ErrorOf>
+void check_wrong_slices_are_refused(const ErrorOf& error) {
+  Numbers numbers(1);
+  const QuantizedWeights fp8(numbers, spec_of({"a", 1, 8, 64, 0}, InputFormat::as_is));
+  const QuantizedWeights int4(numbers, spec_of({"b", 1, 8, 64, 32}, InputFormat::as_is));
+  CHECK(says(error(int4.spec, int4.weight_slices(), {}), "b: scale slices have 0 elements, wanted 16"));
+  CHECK(says(error(fp8.spec, fp8.weight_slices(), {}), "a: a weight slice is F8_E4M3"));
+  CHECK(says(error(fp8.spec, int4.weight_slices(), fp8.scale_slices()), "a: a weight slice is I32"));
+  CHECK(says(error(int4.spec, int4.weight_slices(), fp8.scale_slices()), "b: scale slices have 8 elements, wanted 16"));
+  LinearSpec wrong = int4.spec;
+  wrong.group = 48;
+  CHECK(says(error(wrong, int4.weight_slices(), int4.scale_slices()), "b: groups of 48 of 64 columns"));
+  wrong = fp8.spec;
+  wrong.format = WeightFormat::bf16;
+  CHECK(says(error(wrong, fp8.weight_slices(), fp8.scale_slices()), "a: scales where none were announced"));
+}
+
 }  // namespace l4::test

@@ -8,9 +8,6 @@ namespace {
 bool same_bits(const Buffer& a, const Buffer& b) {
   return a.bytes() == b.bytes() && std::memcmp(a.data(), b.data(), a.bytes()) == 0;
 }
-bool says(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 }  // namespace
 
 TEST_CASE("cpu linear: fp8 and int4, every shape, cut, type and input against doubles") {
@@ -218,15 +215,7 @@ TEST_CASE("cpu pack: scales and codes that no product can use are refused by row
       fp8.scale.set(37, 1);
       CHECK(says(refusal(fp8), "mlp.down: the scale of its input is "));
     }
-  for (int nan : {0x7F, 0xFF}) {
-    Numbers numbers(1);
-    QuantizedWeights w(numbers, spec_of({"qkv", 1, 40, 16, 0}, InputFormat::as_is));
-    w.codes[size_t(9 * w.stored_k + 3 + w.kMargin)] = uint8_t(nan);
-    CHECK(says(refusal(w), "qkv: the weight of row 9, column 3 is NaN"));
-    w.codes[size_t(9 * w.stored_k + 3 + w.kMargin)] = uint8_t(nan - 1);  // the largest
-    w.codes[0] = uint8_t(nan);                                           // not ours
-    CHECK(refusal(w) == "accepted");
-  }
+  check_nan_codes_are_refused(refusal);
   // The same of weights that become fp8 here.
   for (double bad : {double(NAN), double(INFINITY)}) {
     Numbers numbers(1);
@@ -242,22 +231,10 @@ TEST_CASE("cpu pack: scales and codes that no product can use are refused by row
 
 TEST_CASE("cpu pack: fp8 and int4 want all their scales, and codes of their type") {
   ThreadPool pool(1);
-  Numbers numbers(1);
   auto error = [&](const LinearSpec& spec, std::vector<WeightSlice> weight, std::vector<WeightSlice> scale) {
     return error_of([&] { cpu::pack_weight(pool, spec, weight, {}, scale); });
   };
-  QuantizedWeights fp8(numbers, spec_of({"a", 1, 8, 64, 0}, InputFormat::as_is));
-  QuantizedWeights int4(numbers, spec_of({"b", 1, 8, 64, 32}, InputFormat::as_is));
-  CHECK(says(error(int4.spec, int4.weight_slices(), {}), "b: scale slices have 0 elements, wanted 16"));
-  CHECK(says(error(fp8.spec, fp8.weight_slices(), {}), "a: a weight slice is F8_E4M3"));
-  CHECK(says(error(fp8.spec, int4.weight_slices(), fp8.scale_slices()), "a: a weight slice is I32"));
-  CHECK(says(error(int4.spec, int4.weight_slices(), fp8.scale_slices()), "b: scale slices have 8 elements, wanted 16"));
-  LinearSpec wrong = int4.spec;
-  wrong.group = 48;
-  CHECK(says(error(wrong, int4.weight_slices(), int4.scale_slices()), "b: groups of 48 of 64 columns"));
-  wrong = fp8.spec;
-  wrong.format = WeightFormat::bf16;
-  CHECK(says(error(wrong, fp8.weight_slices(), fp8.scale_slices()), "a: scales where none were announced"));
+  check_wrong_slices_are_refused(error);
 }
 
 TEST_CASE("cpu simd: every instruction set expands every code exactly") {

@@ -118,23 +118,30 @@ TEST_CASE("cpu rope: q to its tensor, k and v to their pages, with every combina
     }
 }
 
+namespace {
+// k and v as they are.
+QkvArgs plain_args(const PagedCache& cache, const Values& q) {
+  return {.step = &cache.step,
+          .h = {},
+          .w = nullptr,
+          .inv_freq = {},
+          .qk_norm = false,
+          .qk_norm_eps = 0,
+          .temperature = false,
+          .floor_scale = 1,
+          .attn_scale = 0,
+          .kv = cache.layer,
+          .q = q,
+          .work = nullptr};
+}
+}  // namespace
+
 TEST_CASE("cpu rope: a float32 step writes a bf16 cache, and a cache type that is not served is said") {
   Machine machine(1);
   Numbers numbers(4);
   PagedCache cache(numbers, DType::bf16, 1, 8, 4, {{3, 2}});
   Values qkv = numbers.tensor(DType::f32, {2, 24}), q(DType::f32, {2, 1, 8});
-  QkvArgs args{.step = &cache.step,
-               .h = {},
-               .w = nullptr,
-               .inv_freq = {},
-               .qk_norm = false,
-               .qk_norm_eps = 0,
-               .temperature = false,
-               .floor_scale = 1,
-               .attn_scale = 0,
-               .kv = cache.layer,
-               .q = q,
-               .work = nullptr};
+  QkvArgs args = plain_args(cache, q);
   machine.run([&](const cpu::OpContext& ctx) { cpu::finish_qkv(ctx, args, qkv); });
   for (int64_t i = 0; i < 8; ++i)
     CHECK(Values::value(cache.entry(cache.plan().spans[0], 4, 0, true), i) ==
@@ -149,18 +156,7 @@ namespace {
 void write_kv(Machine& machine, const PagedCache& cache, const Values& qkv, int64_t n_heads) {
   const int64_t hd = cache.layer.layout.head_dim;
   Values q(qkv.view.dtype, {qkv.view.rows(), n_heads, hd});
-  const QkvArgs args{.step = &cache.step,
-                     .h = {},
-                     .w = nullptr,
-                     .inv_freq = {},
-                     .qk_norm = false,
-                     .qk_norm_eps = 0,
-                     .temperature = false,
-                     .floor_scale = 1,
-                     .attn_scale = 0,
-                     .kv = cache.layer,
-                     .q = q,
-                     .work = nullptr};
+  const QkvArgs args = plain_args(cache, q);
   machine.run([&](const cpu::OpContext& ctx) { cpu::finish_qkv(ctx, args, qkv); });
 }
 }  // namespace

@@ -7,10 +7,6 @@ using namespace l4::test;
 
 namespace {
 
-bool says(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 void check_fp8(Packer& packer, const QuantizedWeights& w, const PackedWeight& packed) {
   const LinearSpec& s = w.spec;
   const std::vector<uint8_t> codes = packer.contents<uint8_t>(packed.data);
@@ -192,15 +188,7 @@ TEST_CASE("cuda pack: scales and codes that no product can use are refused by ro
         fp8.spec.input_scale = float(bad);
         CHECK(says(refusal(fp8), "mlp.down: the scale of its input is "));
       }
-    for (int nan : {0x7F, 0xFF}) {
-      Numbers numbers(1);
-      QuantizedWeights w(numbers, spec_of({"qkv", 1, 40, 16, 0}, InputFormat::as_is));
-      w.codes[size_t(9 * w.stored_k + 3 + w.kMargin)] = uint8_t(nan);
-      CHECK(says(refusal(w), "qkv: the weight of row 9, column 3 is NaN"));
-      w.codes[size_t(9 * w.stored_k + 3 + w.kMargin)] = uint8_t(nan - 1);  // the largest
-      w.codes[0] = uint8_t(nan);                                           // not ours
-      CHECK(refusal(w) == "accepted");
-    }
+    check_nan_codes_are_refused(refusal);
   }
   // The same of weights that become fp8 here.
   for (double bad : {double(NAN), double(INFINITY)})
@@ -222,22 +210,10 @@ TEST_CASE("cuda pack: scales and codes that no product can use are refused by ro
 
 TEST_CASE("cuda pack: fp8 and int4 want all their scales, and codes of their type") {
   skip_without_gpu();
-  Numbers numbers(1);
   auto error = [&](const LinearSpec& spec, std::vector<WeightSlice> weight, std::vector<WeightSlice> scale) {
     return error_of([&] { make_cuda_backend(0, {})->pack(spec, weight, {}, scale); });
   };
-  QuantizedWeights fp8(numbers, spec_of({"a", 1, 8, 64, 0}, InputFormat::as_is));
-  QuantizedWeights grouped(numbers, spec_of({"b", 1, 8, 64, 32}, InputFormat::as_is));
-  CHECK(says(error(grouped.spec, grouped.weight_slices(), {}), "b: scale slices have 0 elements, wanted 16"));
-  CHECK(says(error(fp8.spec, fp8.weight_slices(), {}), "a: a weight slice is F8_E4M3"));
-  CHECK(says(error(grouped.spec, grouped.weight_slices(), fp8.scale_slices()),
-             "b: scale slices have 8 elements, wanted 16"));
-  LinearSpec wrong = grouped.spec;
-  wrong.group = 48;
-  CHECK(says(error(wrong, grouped.weight_slices(), grouped.scale_slices()), "b: groups of 48 of 64 columns"));
-  wrong = fp8.spec;
-  wrong.format = WeightFormat::bf16;
-  CHECK(says(error(wrong, fp8.weight_slices(), fp8.scale_slices()), "a: scales where none were announced"));
+  check_wrong_slices_are_refused(error);
 }
 
 TEST_CASE("cuda pack: made-up weights become fp8 as loaded ones do; none are made up as int4") {
