@@ -219,7 +219,7 @@ void wait_alone(int device) {
 
 struct Functions {
   std::mutex mutex;
-  std::map<const void*, int> max_dynamic_shared;
+  std::map<std::pair<const void*, int>, int> max_dynamic_shared;  // of a kernel on a device
 };
 Functions& functions() {
   static Functions f;
@@ -245,7 +245,7 @@ cudaError_t issue_kernel(const cudaLaunchConfig_t& config, const void* kernel, S
   }
   {
     const std::lock_guard lock(functions().mutex);
-    const auto allowed = functions().max_dynamic_shared.find(kernel);
+    const auto allowed = functions().max_dynamic_shared.find({kernel, t_device});
     const int limit = allowed == functions().max_dynamic_shared.end() ? 48 << 10 : allowed->second;
     if (shape.shared_bytes > size_t(limit)) return say(cudaErrorInvalidValue);
   }
@@ -648,7 +648,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || value > 232448) return say(cudaErrorInvalidValue);
   const std::lock_guard lock(functions().mutex);
-  functions().max_dynamic_shared[kernel] = value;
+  functions().max_dynamic_shared[{kernel, t_device}] = value;
   return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
