@@ -17,6 +17,11 @@ bool is_bf16(const LinearSpec& spec) {
 bool is_bf16(const PackedWeight* w) {
   return !w || is_bf16(w->spec);
 }
+// Columns of which both weights of a half have whole slabs; 0: not two that small_m takes together.
+int64_t slab_of(const PackedWeight& shared, const PackedWeight* experts) {
+  const bool alike = !experts || experts->spec.format == shared.spec.format;
+  return alike && (!experts || experts->spec.group == shared.spec.group) ? small_m_slab(shared.spec) : 0;
+}
 bool has_bias(const PackedWeight* w) {
   return w && w->spec.bias;
 }
@@ -37,9 +42,13 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
 }
 
 MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
-  if (x != DType::bf16 || !is_bf16(spec)) return MatmulKernel::generic;
-  if (n_rows > kSmallM && spec.k % 2 == 0) return MatmulKernel::cublaslt;  // vision's patches have k 588
-  return n_rows <= kSmallM && spec.k % kSmallMSlab == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
+  if (x != DType::bf16) return MatmulKernel::generic;
+  if (n_rows <= kSmallM) {
+    const int64_t slab = small_m_slab(spec);
+    return slab > 0 && spec.k % slab == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
+  }
+  return is_bf16(spec) && spec.k % 2 == 0 ? MatmulKernel::cublaslt
+                                          : MatmulKernel::generic;  // vision's patches have k 588
 }
 
 FfnShape ffn_shape(const FfnUpArgs& args) {
@@ -49,6 +58,7 @@ FfnShape ffn_shape(const FfnUpArgs& args) {
     s.n_experts = args.experts->spec.n_experts;
     s.top_k = args.route.top_k;
   }
+  s.slab = args.h.dtype == DType::bf16 ? slab_of(*args.shared, args.experts) : 0;
   s.bf16 = args.h.dtype == DType::bf16 && is_bf16(args.shared) && is_bf16(args.experts);
   s.bias = has_bias(args.shared) || has_bias(args.experts);
   return s;
@@ -61,17 +71,18 @@ FfnShape ffn_shape(const FfnDownArgs& args) {
     s.n_experts = args.experts->spec.n_experts;
     s.top_k = args.route.top_k;
   }
+  s.slab = args.act_shared.dtype == DType::bf16 ? slab_of(*args.shared, args.experts) : 0;
   s.bf16 = args.act_shared.dtype == DType::bf16 && is_bf16(args.shared) && is_bf16(args.experts);
   s.bias = has_bias(args.shared) || has_bias(args.experts);
   return s;
 }
 
 MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
-  if (!s.bf16 || s.bias || s.d % kLoad != 0 || s.f_shared % kGateBlock != 0 || s.f_experts % kGateBlock != 0)
+  if (s.bias || s.d % kLoad != 0 || s.f_shared % kGateBlock != 0 || s.f_experts % kGateBlock != 0)
     return MatmulKernel::generic;
-  const bool slabs = s.d % kSmallMSlab == 0 && s.f_shared % kSmallMSlab == 0 && s.f_experts % kSmallMSlab == 0;
+  const bool slabs = s.slab > 0 && s.d % s.slab == 0 && s.f_shared % s.slab == 0 && s.f_experts % s.slab == 0;
   if (slabs && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
-  return s.top_k <= 1 && s.n_experts <= kGroupedExperts ? MatmulKernel::grouped : MatmulKernel::generic;
+  return s.bf16 && s.top_k <= 1 && s.n_experts <= kGroupedExperts ? MatmulKernel::grouped : MatmulKernel::generic;
 }
 
 const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {

@@ -8,7 +8,7 @@ namespace l4::cuda {
 
 enum class MatmulKernel : uint8_t {
   generic,   // generic.cu: any type, format, shape and alignment
-  small_m,   // small_m.cu: bfloat16, at most kSmallM rows, bound by the bytes of the weights
+  small_m,   // small_m.cu: at most kSmallM rows, bound by the bytes of the weights
   cublaslt,  // cublas.cu: bfloat16, more rows, one matrix
   grouped,   // grouped.cu: bfloat16, more rows, the feed-forward stages
 };
@@ -21,6 +21,7 @@ MatmulKernel linear_kernel(const LinearSpec&, DType x, int64_t n_rows);
 // Of a feed-forward block as a whole; 0 where there are no experts.
 struct FfnShape {
   int64_t d = 0, f_shared = 0, f_experts = 0, n_experts = 0, top_k = 0;
+  int64_t slab = 0;   // of small_m's (small_m_slab), with activations in bfloat16; 0: not its weights
   bool bf16 = false;  // activations and all weights, and no input to be quantised
   bool bias = false;
 };

@@ -14,13 +14,13 @@ struct Fetcher {
   Shared<V>& s;
   unsigned char* ring;
   const uint64_t read_once = cache_evict_first();  // code, activations and pages stay in L2
-  Turn at, in_flight;    // the next stage to ask for; the oldest that may not be there
-  int fetched = 0;       // stages, in all
-  int turn = 0;          // of the item at hand, or of the next
-  Item now{};            // its stages from now.begin on are still to be fetched
+  Turn at, in_flight;                              // the next stage to ask for; the oldest that may not be there
+  int fetched = 0;                                 // stages, in all
+  int turn = 0;                                    // of the item at hand, or of the next
+  Item now{};                                      // its stages from now.begin on are still to be fetched
   int index_of_now = 0;
   bool open = false, ended = false, asked = false;
-  uint32_t drawn = 0;    // a ticket that may be on its way
+  uint32_t drawn = 0;  // a ticket that may be on its way
 
   __device__ int n_given() const { return s.work.turns * int(gridDim.x); }
   __device__ int n_items() const { return s.work.n_tiles * s.work.pieces; }
@@ -37,8 +37,8 @@ struct Fetcher {
   // How much of the work is known. The shared expert's part is before the route; n_items() counts no more then.
   enum class Known { shared, all };
 
-  // Fetches until `most` stages have been asked for, or what is known is at its end. may_draw: who drew from the same tickets
-  // before has ended.
+  // Fetches until `most` stages have been asked for, or what is known is at its end. may_draw: who drew from the same
+  // tickets before has ended.
   __device__ void until(int most, Known known, bool may_draw) {
     while (!ended && fetched < most) {
       if (open && now.begin == now.end) open = false, ++turn;
@@ -78,13 +78,30 @@ struct Fetcher {
     const Place p = place<mode>(a, now.tile, now.begin);
     const bool routed = mode != Mode::linear && p.which >= 0;
     const int row = first_row<V, mode>(a, now.tile, p.which) + (routed ? s.chosen.expert[p.which] * a.routed.n : 0);
-    mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes);
-    tensor_load_hint(ring + at.stage * V::kStageBytes, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage],
-                     read_once, 0, row, p.stage * V::kSlabs);
+    unsigned char* to = ring + at.stage * a.stage_bytes;
+    if constexpr (V::Weights::kGroups)
+      fetch_scales(routed ? a.routed : a.shared, routed ? s.chosen.expert[p.which] : 0, row, p.stage,
+                   to + V::kStageBytes);
+    else
+      mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes);
+    tensor_load_hint(to, routed ? &a.routed_map : &a.shared_map, &s.full[at.stage], read_once, 0, row,
+                     p.stage * V::kSlabs);
     at.next(a.ring);
     ++fetched;
   }
-  // A block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero again.
+  // Those of the stage's groups, of each 16 rows; and says how much is to come. row: of all experts' rows.
+  __device__ void fetch_scales(const Matrix& m, int expert, int row, int stage, unsigned char* to) {
+    const int of_stage = V::kStageK / a.group, first = stage * of_stage, n = min(of_stage, m.groups - first);
+    const int tiles = (m.n + 15) / 16, tile = (row - expert * m.n) / 16, n_tiles = min(V::kBlocks, tiles - tile);
+    const uint32_t bytes = uint32_t(n) * 16 * sizeof(bf16);
+    mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes + uint32_t(n_tiles) * bytes);
+    const bf16* from = m.group_scales + (int64_t(expert) * tiles + tile) * m.groups * 16 + first * 16;
+    for (int b = 0; b < n_tiles; ++b)
+      bulk_load(to + b * of_stage * 16 * int(sizeof(bf16)), from + int64_t(b) * m.groups * 16, bytes, &s.full[at.stage],
+                read_once);
+  }
+  // A block draws until it draws one too many, so the last ticket of all is known; its owner makes the count zero
+  // again.
   __device__ void end(bool last_ticket, bool let) {
     ended = true;
     if (last_ticket) *a.ticket = 0;

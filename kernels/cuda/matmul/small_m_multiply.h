@@ -8,8 +8,8 @@
 #include "kernels/cuda/matmul/small_m_work.h"
 #include "kernels/cuda/ptx/barrier.h"
 #include "kernels/cuda/ptx/load.h"
-#include "kernels/cuda/ptx/mma.h"
 #include "kernels/cuda/ptx/pdl.h"
+#include "quant/fp8.h"
 
 namespace l4::cuda::small_m {
 
@@ -22,51 +22,57 @@ struct Multiplier {
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   Turn at;
 
-  using X = uint32_t[V::kUnits][2][V::kColumns][V::kPerLoad / 2];  // of chunks 2 t and 2 t + 1 of each slab
+  using Weights = typename V::Weights;
+  using X = uint32_t[V::kUnits][V::kColumns][V::kXWords];
+  static constexpr int kLoads = V::kXWords / 4;  // of x, of a lane, slab and token
 
   // Where this lane's x of a stage lies, by columns: k that is left from there on, none where there is no token.
   struct From {
     const bf16* x[V::kColumns];
     int left[V::kColumns];
-    int until;  // the stage of the tile with which another matrix begins
+    int until;      // the stage of the tile with which another matrix begins
+    int slab_left;  // k that is left from the warp's slab on
+    XScale scale[Weights::kCodes ? V::kColumns : 1];
   };
   __device__ void find_x(From& f, int tile, int stage) const {
     const Place p = place<mode>(a, tile, stage);
     const bool routed = mode != Mode::linear && p.which >= 0;
     if (mode == Mode::up && routed) mbarrier_wait(&s.routed, 0);
     const int k = int(routed ? a.routed.k : a.shared.k);
-    const int first = p.stage * V::kStageK + warp * V::kSlabK + 2 * t * V::kPerLoad;
+    const int first = p.stage * V::kStageK + warp * V::kSlabK + t * Weights::kXLane;
+    f.slab_left = k - first + t * Weights::kXLane;
     f.until = mode != Mode::down ? INT_MAX : stage - p.stage + (routed ? a.routed : a.shared).stages;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c) {
       const int token = 8 * c + g;
-      const bf16* x = a.x;
       int row = token < a.n_tokens ? token : -1;
       if (routed && row >= 0) {
         const int slot = s.chosen.slot[p.which][token];
-        if (mode == Mode::down) x = a.x_routed;
         if (mode == Mode::down || slot < 0) row = slot;
       }
-      f.x[c] = x + int64_t(row) * k + first;
+      f.x[c] = (routed ? a.x_routed : a.x) + int64_t(row) * k + first;
       f.left[c] = row < 0 ? 0 : k - first;
+      if constexpr (Weights::kCodes) f.scale[c] = XScale::of(row < 0 ? 1 : s.x_scale[routed][row]);
     }
   }
-  // kPerLoad values at a time, and on to the next stage.
-  __device__ void load_x(X& x, From& f) const {
+  // 16 bytes of x: load l of a lane and slab u, for tokens c.
+  __device__ static uint4 load_x(const From& f, int c, int u, int l) {
+    constexpr int kNext = kWarps * V::kSlabK;
+    const int column = u * kNext + l * Weights::kXStep;
+    return f.left[c] > u * kNext ? *reinterpret_cast<const uint4*>(f.x[c] + column) : uint4{};
+  }
+  __device__ static void next_stage(From& f) {
 #pragma unroll
-    for (int c = 0; c < V::kColumns; ++c) {
+    for (int c = 0; c < V::kColumns; ++c) f.x[c] += V::kStageK, f.left[c] -= V::kStageK;
+    f.slab_left -= V::kStageK;
+  }
+  __device__ static void load_x(X& x, const From& f) {
 #pragma unroll
-      for (int u = 0; u < V::kUnits; ++u) {
-        constexpr int kNext = kWarps * V::kSlabK;
-        const bool inside = f.left[c] > u * kNext;
+    for (int c = 0; c < V::kColumns; ++c)
 #pragma unroll
-        for (int l = 0; l < 2 * V::kPerLoad / 8; ++l)
-          words(inside ? *reinterpret_cast<const uint4*>(f.x[c] + u * kNext + 8 * l) : uint4{},
-                &x[u][l * 8 / V::kPerLoad][c][l * 4 % (V::kPerLoad / 2)]);
-      }
-      f.x[c] += V::kStageK;
-      f.left[c] -= V::kStageK;
-    }
+      for (int u = 0; u < V::kUnits; ++u)
+#pragma unroll
+        for (int l = 0; l < kLoads; ++l) words(load_x(f, c, u, l), &x[u][c][4 * l]);
   }
   __device__ static void words(const uint4& v, uint32_t* to) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
@@ -75,29 +81,156 @@ struct Multiplier {
   // Units have sums of their own: a chain of products is half as long.
   using Sums = float[V::kUnits][V::kBlocks][V::kColumns][4];
 
+  // The chunks of this lane of rows g and g + 8 of block b.
+  __device__ void load_weights(int u, int b, int j, uint32_t (&low)[4], uint32_t (&high)[4]) const {
+    const int row = (warp + u * kWarps) * V::kTileRows + 16 * b + g;
+    const unsigned char* chunk = ring + at.stage * a.stage_bytes + row * kSlabBytes + ((2 * t + j) ^ g) * 16;
+    words(*reinterpret_cast<const uint4*>(chunk), low);  // ^ g: Swizzle::bytes128
+    words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
+  }
+
   __device__ void multiply(Sums& sums, const X& x) const {
 #pragma unroll
-    for (int u = 0; u < V::kUnits; ++u) {
-      const unsigned char* slab =
-          ring + at.stage * V::kStageBytes + ((warp + u * kWarps) * V::kTileRows + g) * kSlabBytes;
+    for (int u = 0; u < V::kUnits; ++u)
 #pragma unroll
       for (int b = 0; b < V::kBlocks; ++b)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          const unsigned char* chunk = slab + 16 * b * kSlabBytes + ((2 * t + j) ^ g) * 16;  // Swizzle::bytes128
           uint32_t low[4], high[4];
-          words(*reinterpret_cast<const uint4*>(chunk), low);
-          words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
+          load_weights(u, b, j, low, high);
 #pragma unroll
           for (int q = 0; q < V::kPerLoad / 4; ++q) {
             uint32_t w[4];
-            V::Weights::operand(low, high, q, w);
+            Weights::operand(low, high, q, w);
 #pragma unroll
-            for (int c = 0; c < V::kColumns; ++c)
-              mma_m16n8k16(sums[u][b][c], w, {x[u][j][c][2 * q], x[u][j][c][2 * q + 1]});
+            for (int c = 0; c < V::kColumns; ++c) {
+              const int i = j * V::kPerLoad / 2 + 2 * q;
+              Weights::multiply(sums[u][b][c], w, {x[u][c][i], x[u][c][i + 1]});
+            }
           }
         }
+  }
+
+  // The same of formats that make operands of weights and x with more instructions, and have longer slabs: x comes
+  // kWindow loads before it is used, to where what has been used was. At the first of those loads that is of the next
+  // stage, `from` goes on to it. Groups' sums are multiplied by their scales.
+  static constexpr int kWindow = 4;
+  using Window = uint32_t[V::kColumns][4 * kWindow];
+  __device__ void load_window(Window& x, const From& f, int l) const {
+#pragma unroll
+    for (int c = 0; c < V::kColumns; ++c) words(load_x(f, c, 0, l % kLoads), &x[c][l % kWindow * 4]);
+  }
+  template <class GoOn>
+  __device__ void multiply_window(Sums& sums, Window& x, From& from, bool more, GoOn&& go_on) const {
+    static_assert(Weights::kAhead || (V::kUnits == 1 && kLoads % kWindow == 0));
+    const bool inside = from.slab_left > 0;  // the slab is of the matrix; otherwise its groups have no scales
+    XScale scale[V::kColumns];
+    if constexpr (Weights::kCodes)
+#pragma unroll
+      for (int c = 0; c < V::kColumns; ++c) scale[c] = from.scale[c];
+    Groups groups(*this);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      uint32_t low[V::kBlocks][4], high[V::kBlocks][4];
+#pragma unroll
+      for (int b = 0; b < V::kBlocks; ++b) load_weights(0, b, j, low[b], high[b]);
+#pragma unroll
+      for (int i = 0; i < kLoads / 2; ++i) {
+        const int l = j * kLoads / 2 + i;
+        if (l + kWindow == kLoads && more) go_on();
+#pragma unroll
+        for (int q = 0; q < 2; ++q) {
+          uint32_t of_x[V::kColumns][2];
+#pragma unroll
+          for (int c = 0; c < V::kColumns; ++c) {
+            const uint32_t* loaded = &x[c][l % kWindow * 4 + 2 * q];
+            Weights::of_x(loaded, scale[c], of_x[c]);
+          }
+#pragma unroll
+          for (int b = 0; b < V::kBlocks; ++b) {
+            uint32_t w[4];
+            Weights::operand(low[b], high[b], 2 * i + q, w);
+#pragma unroll
+            for (int c = 0; c < V::kColumns; ++c)
+              Weights::multiply(Weights::kGroups ? groups.part[b][c] : sums[0][b][c], w, of_x[c]);
+          }
+        }
+        if (l + kWindow < kLoads || more) load_window(x, from, l + kWindow);
+        if constexpr (Weights::kGroups) groups.columns_done(sums, 32 * (l + 1), inside);
+      }
     }
+  }
+  struct Groups {
+    const bf16* scale;  // of the next group and row g
+    int of_stage, group;
+    float part[V::kBlocks][V::kColumns][4] = {};
+    __device__ explicit Groups(const Multiplier& m) {
+      if constexpr (Weights::kGroups) {
+        of_stage = V::kStageK / m.a.group, group = m.a.group;
+        scale = reinterpret_cast<const bf16*>(m.ring + m.at.stage * m.a.stage_bytes + V::kStageBytes) +
+                m.warp * (V::kSlabK / m.a.group) * 16 + m.g;
+      }
+    }
+    // n columns of the slab, a multiple of the smallest group.
+    __device__ void columns_done(Sums& sums, int n, bool inside) {
+      if ((n & (group - 1)) != 0) return;
+#pragma unroll
+      for (int b = 0; b < V::kBlocks; ++b) {
+        const bf16* of_row = scale + b * of_stage * 16;
+        const float s0 = inside ? get(of_row[0]) : 0, s1 = inside ? get(of_row[8]) : 0;
+#pragma unroll
+        for (int c = 0; c < V::kColumns; ++c)
+#pragma unroll
+          for (int v = 0; v < 4; ++v) {
+            sums[0][b][c][v] = fmaf(part[b][c][v], v < 2 ? s0 : s1, sums[0][b][c][v]);
+            part[b][c][v] = 0;
+          }
+      }
+      scale += 16;
+    }
+  };
+
+  // Scales of a tile's rows in one of its matrices, of the lane's.
+  struct RowScales {
+    float rows[V::kBlocks][2];
+  };
+  __device__ RowScales row_scales(int tile, int stage) const {
+    const Place p = place<mode>(a, tile, stage);
+    const bool routed = mode != Mode::linear && p.which >= 0;
+    const Matrix& m = routed ? a.routed : a.shared;
+    const float* scales = m.row_scales + (routed ? int64_t(s.chosen.expert[p.which]) * m.n : 0);
+    RowScales r;
+#pragma unroll
+    for (int b = 0; b < V::kBlocks; ++b)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = first_row<V, mode>(a, tile, p.which) + 16 * b + 8 * i + g;
+        r.rows[b][i] = row < m.n ? scales[row] : 0;
+      }
+    return r;
+  }
+  // What the codes' sums of one matrix, that of `stage`, are as numbers is added to `total`; sums are zero then.
+  __device__ void add_scaled(Sums& total, Sums& sums, const RowScales& rows, int tile, int stage) const {
+    const Place p = place<mode>(a, tile, stage);
+    const bool routed = mode != Mode::linear && p.which >= 0;
+#pragma unroll
+    for (int c = 0; c < V::kColumns; ++c)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int token = 8 * c + 2 * t + i;
+        const int row = token >= a.n_tokens ? -1 : routed && mode == Mode::down ? s.chosen.slot[p.which][token] : token;
+        const float scale = row < 0 ? 0 : s.x_scale[routed][row];
+#pragma unroll
+        for (int u = 0; u < V::kUnits; ++u)
+#pragma unroll
+          for (int b = 0; b < V::kBlocks; ++b)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              float& sum = sums[u][b][c][2 * half + i];
+              total[u][b][c][2 * half + i] += sum * (scale * rows.rows[b][half]);
+              sum = 0;
+            }
+      }
   }
 
   // ---- the end of a tile
@@ -139,8 +272,8 @@ struct Multiplier {
       static_cast<bf16*>(a.y)[to] = rounded<bf16>(v);
   }
 
-  // To the other ranks' inboxes of the sum that comes next, two rows a word: so their parts are there when it begins, or
-  // nearly. The exchange before it has ended: it is older than this kernel's predecessor, or that itself.
+  // To the other ranks' inboxes of the sum that comes next, two rows a word: so their parts are there when it begins,
+  // or nearly. The exchange before it has ended: it is older than this kernel's predecessor, or that itself.
   __device__ void send(int part, int row, const float (&v)[4]) const {
     PeerExchange peers(a.peers);
     float next[4];  // row + 1
@@ -211,27 +344,71 @@ struct Multiplier {
       if (index == kNone) return;
       const Item i = item(s.work, index);
       Sums sums = {};
-      X x, next;
-      From from;
-      find_x(from, i.tile, i.begin);
-      load_x(next, from);
-#pragma unroll 2
-      for (int stage = i.begin; stage < i.end; ++stage) {
-#pragma unroll
-        for (int w = 0; w < int(sizeof(X) / sizeof(uint32_t)); ++w) (&x[0][0][0][0])[w] = (&next[0][0][0][0])[w];
-        if (stage + 1 < i.end) {
-          if (stage + 1 == from.until) find_x(from, i.tile, stage + 1);
-          load_x(next, from);
-        }
-        if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
-        multiply(sums, x);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
-        at.next(a.ring);
+      if constexpr (Weights::kCodes) {
+        Sums total = {};
+        multiply_item(sums, &total, i);
+        if (turn == 0) wait_for_predecessor();
+        end_item(total, i, turn);
+      } else {
+        multiply_item(sums, nullptr, i);
+        if (turn == 0) wait_for_predecessor();  // what it still uses may be where our results go
+        end_item(sums, i, turn);
       }
-      if (turn == 0) wait_for_predecessor();  // what it still uses may be where our results go
-      end_item(sums, i, turn);
     }
+  }
+  __device__ void multiply_item(Sums& sums, Sums* total, const Item& i) {
+    From from;
+    find_x(from, i.tile, i.begin);
+    if constexpr (Weights::kAhead)
+      multiply_ahead(sums, from, i);
+    else
+      multiply_with_window(sums, total, from, i);
+  }
+  __device__ void multiply_ahead(Sums& sums, From& from, const Item& i) {
+    X x, next;
+    load_x(next, from);
+#pragma unroll 2
+    for (int stage = i.begin; stage < i.end; ++stage) {
+#pragma unroll
+      for (int w = 0; w < int(sizeof(X) / sizeof(uint32_t)); ++w) (&x[0][0][0])[w] = (&next[0][0][0])[w];
+      if (stage + 1 < i.end) {
+        go_on(from, i, stage);
+        load_x(next, from);
+      }
+      if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
+      multiply(sums, x);
+      leave_stage();
+    }
+  }
+  __device__ void multiply_with_window(Sums& sums, Sums* total, From& from, const Item& i) {
+    Window x;
+#pragma unroll
+    for (int l = 0; l < kWindow; ++l) load_window(x, from, l);
+    RowScales rows;
+    if constexpr (Weights::kCodes) rows = row_scales(i.tile, i.begin);
+#pragma unroll 1
+    for (int stage = i.begin; stage < i.end; ++stage) {
+      const bool more = stage + 1 < i.end, ends = !more || stage + 1 == from.until;
+      if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
+      multiply_window(sums, x, from, more, [&] { go_on(from, i, stage); });
+      leave_stage();
+      if constexpr (Weights::kCodes)
+        if (ends) {  // of a matrix of the tile
+          add_scaled(*total, sums, rows, i.tile, stage);
+          if (more) rows = row_scales(i.tile, stage + 1);
+        }
+    }
+  }
+  __device__ void go_on(From& from, const Item& i, int stage) const {
+    if (stage + 1 == from.until)
+      find_x(from, i.tile, stage + 1);
+    else
+      next_stage(from);
+  }
+  __device__ void leave_stage() {
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
+    at.next(a.ring);
   }
 
   // Until all of x is there, of which the predecessor does more than that.
@@ -256,6 +433,54 @@ struct Multiplier {
     all(a.x, a.n_tokens * a.shared.k);
     if (mode == Mode::down && a.n_slots > 0) all(a.x_routed, a.n_slots * a.routed.k);
     s.touched[threadIdx.x] = words;
+  }
+
+  // What the rows of x are divided by, into shared memory. By all warps, and then x is in L1 too, where there is room.
+  __device__ void find_x_scales() const {
+    find_x_scales(a.x, a.shared.k, a.n_tokens, a.x_scale, s.x_scale[0]);
+    if (a.n_slots == 0) return;
+    if (mode == Mode::down) return find_x_scales(a.x_routed, a.routed.k, a.n_slots, a.x_routed_scale, s.x_scale[1]);
+    if (int(threadIdx.x) < a.n_tokens)  // up: the same rows
+      s.x_scale[1][threadIdx.x] = a.x_routed_scale != 0 ? a.x_routed_scale : s.x_scale[0][threadIdx.x];
+    barrier_sync(1, 32 * kWarps);
+  }
+  // one: of all rows, unless it is 0.
+  __device__ void find_x_scales(const bf16* x, int64_t k, int n_rows, float one, float* scale) const {
+    const int thread = int(threadIdx.x);
+    if (one != 0) {
+      if (thread < n_rows) scale[thread] = one;
+      barrier_sync(1, 32 * kWarps);
+      return;
+    }
+    constexpr int kAtOnce = 4;
+    for (int first = 0; first < n_rows; first += kAtOnce) {
+      float largest[kAtOnce] = {};
+      for (int64_t i = int64_t(thread) * 8; i < k; i += 32 * kWarps * 8)
+#pragma unroll
+        for (int r = 0; r < kAtOnce; ++r) {
+          if (first + r >= n_rows) continue;
+          uint32_t w[4];
+          words(*reinterpret_cast<const uint4*>(x + (first + r) * k + i), w);
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            largest[r] = fmaxf(largest[r],
+                               fmaxf(fabsf(__uint_as_float(w[j] << 16)), fabsf(__uint_as_float(w[j] & 0xFFFF0000u))));
+        }
+#pragma unroll
+      for (int r = 0; r < kAtOnce; ++r) {
+        if (first + r >= n_rows) continue;
+        const float of_warp = warp_max(largest[r]);
+        if (lane == 0) s.largest[warp][first + r] = of_warp;
+      }
+    }
+    barrier_sync(1, 32 * kWarps);
+    if (thread < n_rows) {
+      float largest = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, s.largest[w][thread]);
+      scale[thread] = fp8_scale(largest);
+    }
+    barrier_sync(1, 32 * kWarps);
   }
 };
 

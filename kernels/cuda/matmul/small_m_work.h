@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/device/math.h"
 #include "kernels/cuda/matmul/small_m.h"
+#include "kernels/cuda/matmul/small_m_weights.h"
 #include "kernels/cuda/peer_links.h"
 #include "kernels/cuda/ptx/mbarrier.h"
 
@@ -20,15 +21,6 @@ constexpr int kBuffers = 2;      // of sums on their way from a tile's warps to 
 constexpr int kInFlight = 2;     // stages that have been asked for and are not there: 8.6 MB in all
 enum class Mode { linear, up, down };
 
-// How 16 bytes of a row of weights become operands. Another format is another of these.
-struct Bf16Weights {
-  static constexpr int kPerLoad = 8;  // values in 16 bytes
-  // Operand a of the `i`-th of kPerLoad / 4 instructions: from 16 bytes of row g and of row g + 8, values 4 i.. .
-  __device__ static void operand(const uint32_t (&low)[4], const uint32_t (&high)[4], int i, uint32_t (&a)[4]) {
-    a[0] = low[2 * i], a[1] = high[2 * i], a[2] = low[2 * i + 1], a[3] = high[2 * i + 1];
-  }
-};
-
 // Groups of 8 tokens, rows of a tile, slabs of a stage, stages of the ring.
 template <class Weights_, int kColumns_, int kTileRows_, int kSlabs_, int kStages_>
 struct Variant {
@@ -38,22 +30,28 @@ struct Variant {
   static constexpr int kSlabK = kSlabBytes / 16 * kPerLoad, kStageK = kSlabs * kSlabK;
   static constexpr int kStageBytes = kSlabs * kTileRows * kSlabBytes;
   static constexpr int kUnits = kSlabs / kWarps;  // slabs of a warp and stage
-  static constexpr int kBlocks = kTileRows / 16;         // of rows
-  static constexpr int kParts = kColumns * kBlocks;      // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
+  static constexpr int kXWords = kPerLoad;        // of a lane, slab and token: pairs of numbers of two chunks' columns
+  static constexpr int kBlocks = kTileRows / 16;  // of rows
+  static constexpr int kParts = kColumns * kBlocks;  // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
   static constexpr size_t kMeetingBytes = size_t(kBuffers) * kWarps * kParts * 32 * sizeof(float4);
 };
 
 struct Matrix {
   int64_t k = 0;
   int n = 0;
-  int stages = 0;  // along k
-  int tiles = 0;   // of rows
+  int stages = 0;                      // along k
+  int tiles = 0;                       // of rows
+  const float* row_scales = nullptr;   // FP8: [E][n]
+  const bf16* group_scales = nullptr;  // INT4: [E][n / 16][groups][16]
+  int groups = 0;                      // of a row
 };
 
 struct Args {
   CUtensorMap shared_map, routed_map;  // linear: shared alone; the experts' rows one after another
   Matrix shared, routed;
-  const bf16 *x = nullptr, *x_routed = nullptr;
+  const bf16 *x = nullptr,
+             *x_routed = nullptr;         // [rows, k]; x_routed: of the experts, by token in `up`, by slot in `down`
+  float x_scale = 0, x_routed_scale = 0;  // FP8: of all rows; 0: of each row its own, which every block finds
   int n_tokens = 0;
   // the route; n_slots 0: none
   const int32_t* expert = nullptr;
@@ -63,15 +61,21 @@ struct Args {
   const float* bias = nullptr;
   void *y = nullptr, *y_routed = nullptr;
   bool y_is_f32 = false, round = false;
-  PeerLinks peers;  // of more than one rank: y is sent to them, and not stored
+  PeerLinks peers;                  // of more than one rank: y is sent to them, and not stored
   const uint32_t* ready = nullptr;  // of each row of x, when it is there; null: when the predecessor has ended
-  int ring = 0;  // stages
+  int ring = 0;                     // stages
+  int stage_bytes = 0;              // codes, then INT4's scales: [kBlocks][groups of a stage][16]
+  int group = 0;                    // INT4: columns; 32, 64 or 128
   // items of work
   int pieces = 1;               // that a tile is cut into
   float4* parts = nullptr;      // [tiles][pieces][kParts][32]
   uint32_t* arrived = nullptr;  // [tiles][kParts], of the pieces; zero between launches
   uint32_t* ticket = nullptr;   // the next item that no block has yet; zero between launches
 };
+
+void start_bf16(const OpContext&, Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);
+void start_fp8(const OpContext&, Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);
+void start_int4(const OpContext&, Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);
 
 // ---- who chose what: the same in every block
 
@@ -114,8 +118,8 @@ __device__ void find_chosen(const Args& a, int e, Chosen<kTokens>& chosen) {
 // ---- who does what
 
 // Tiles of rows, those of the shared expert first, are cut along k into pieces: the items. Block i begins with items i,
-// i + blocks, ..., as many as fill its ring, and then takes the next that nobody has. What a block does changes from run to
-// run, what an item and a tile's sum are does not.
+// i + blocks, ..., as many as fill its ring, and then takes the next that nobody has. What a block does changes from
+// run to run, what an item and a tile's sum are does not.
 struct Work {
   int n_tiles;  // all tiles
   int stages;   // of a tile, along k
@@ -133,7 +137,11 @@ struct Shared {
   Mbarrier routed;                               // up: `chosen` is there
   Work work;
   Chosen<V::kTokens> chosen;
-  uint32_t touched[32 * kWarps];                 // nobody reads it: where touch() puts what it loads
+  union {
+    uint32_t touched[32 * kWarps];        // nobody reads it: where touch() puts what it loads
+    float largest[kWarps][kSmallMSlots];  // of a row of x, by the warps that look for it
+  };
+  float x_scale[2][kSmallMSlots];  // of the rows of x and of x_routed
 };
 
 // A piece of a tile: stages [begin, end) of it.

@@ -423,15 +423,15 @@ TEST_CASE("cuda matmul: which kernel serves what") {
     for (int64_t m : {1, 8, 16, 17, 64, 8192}) {
       const char* want = m <= 16 ? "small_m" : "grouped";
       cuda::FfnShape s{
-          .d = 5120, .f_shared = 8192 / ranks, .f_experts = 8192 / ranks, .n_experts = 16, .top_k = 1, .bf16 = true};
+          .d = 5120, .f_shared = 8192 / ranks, .f_experts = 8192 / ranks, .n_experts = 16, .top_k = 1, .slab = 64, .bf16 = true};
       CHECK(is(cuda::matmul_kernel_name(cuda::ffn_kernel(s, m)), want));
       s.n_experts = 128;
       CHECK(is(cuda::matmul_kernel_name(cuda::ffn_kernel(s, m)), want));
-      const cuda::FfnShape dense{.d = 5120, .f_shared = 16384 / ranks, .bf16 = true};
+      const cuda::FfnShape dense{.d = 5120, .f_shared = 16384 / ranks, .slab = 64, .bf16 = true};
       CHECK(is(cuda::matmul_kernel_name(cuda::ffn_kernel(dense, m)), want));
       s.top_k = 2;
       CHECK(is(cuda::matmul_kernel_name(cuda::ffn_kernel(s, m)), m <= 16 ? "small_m" : "generic"));
-      s.bf16 = false;
+      s.bf16 = false, s.slab = 0;
       CHECK(is(cuda::matmul_kernel_name(cuda::ffn_kernel(s, m)), "generic"));
     }
 }

@@ -98,22 +98,39 @@ TEST_CASE("cuda matmul: weights that are no codes take quantised input too") {
     }
 }
 
-TEST_CASE("cuda matmul: what is quantised is served by the generic kernel") {
-  for (WeightFormat format : {WeightFormat::fp8, WeightFormat::int4}) {
-    const LinearSpec spec{.name = "w", .n = 5120, .k = 5120, .format = format, .group = 128};
-    for (int64_t m : {1, 17}) CHECK(std::string(cuda::linear_kernel_name(spec, DType::bf16, m)) == "generic");
-    LinearSpec up = spec;
-    up.gated = true;
-    const PackedWeight w{.spec = up, .data = {}, .scales = {}, .bias = {}};
-    Values h(DType::bf16, {1, 5120});
+TEST_CASE("cuda matmul: which kernel serves what is quantised") {
+  auto linear = [](WeightFormat format, InputFormat input, int64_t k, int64_t m) {
+    const LinearSpec spec{.name = "w", .n = 5120, .k = k, .format = format, .group = 128, .input = input};
+    return std::string(cuda::linear_kernel_name(spec, DType::bf16, m));
+  };
+  const auto as_is = InputFormat::as_is, token = InputFormat::fp8_token;
+  CHECK(linear(WeightFormat::int4, as_is, 5120, 16) == "small_m");
+  CHECK(linear(WeightFormat::int4, as_is, 5120 + 128, 1) == "generic");  // no whole slabs
+  CHECK(linear(WeightFormat::int4, token, 5120, 1) == "generic");
+  CHECK(linear(WeightFormat::fp8, token, 5120 + 128, 16) == "small_m");
+  CHECK(linear(WeightFormat::fp8, token, 5120 + 64, 1) == "generic");
+  CHECK(linear(WeightFormat::fp8, as_is, 5120, 1) == "generic");
+  CHECK(linear(WeightFormat::bf16, token, 5120, 1) == "generic");
+  // A shared expert and experts that are unlike.
+  PackedWeight w, experts;
+  w.spec = experts.spec = {.name = "w", .n = 512, .k = 512, .gated = true};
+  Values h(DType::bf16, {1, 512});
+  auto ffn = [&] {
     const FfnUpArgs args{.h = h,
                          .shared = &w,
-                         .experts = nullptr,
+                         .experts = &experts,
                          .first_expert = 0,
-                         .route = {},
+                         .route = {.top_k = 1, .expert = {}, .score = {}},
                          .act_shared = {},
                          .act_routed = {},
                          .work = nullptr};
-    CHECK(std::string(cuda::ffn_kernel_name(args)) == "generic");
-  }
+    return std::string(cuda::ffn_kernel_name(args));
+  };
+  CHECK(ffn() == "small_m");
+  experts.spec.format = WeightFormat::int4, experts.spec.group = 64;
+  CHECK(ffn() == "generic");
+  w.spec.format = WeightFormat::int4, w.spec.group = 128;
+  CHECK(ffn() == "generic");
+  w.spec.group = 64;
+  CHECK(ffn() == "small_m");
 }

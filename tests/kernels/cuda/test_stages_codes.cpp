@@ -84,20 +84,22 @@ constexpr float kEps = 1e-5f;
 struct FfnCase {
   const char* what;
   int64_t n_experts, top_k, first_expert, all_experts;
+  int64_t ffn = 64;  // with 256 the kernels of few rows serve it
 };
 void check_ffn(const Scheme& of_up, const Scheme& of_down, DType a, const FfnCase& c, int64_t t) {
   INFO(std::string(c.what));
   CAPTURE(t);
-  constexpr int64_t kHidden = 256, kFfn = 64;
+  constexpr int64_t kHidden = 256;
+  const int64_t ffn = c.ffn;
   Numbers numbers(3);
   const StepPlan step = plain_step(t);
   Sides sides(step);
   const bool moe = c.n_experts > 0;
   const int64_t experts = std::max<int64_t>(c.n_experts, 1), k = std::max<int64_t>(c.top_k, 1);
-  const QuantizedWeights shared_up = weights(numbers, of_up, "shared up", 2 * kFfn, kHidden, 1, true),
-                         shared_down = weights(numbers, of_down, "shared down", kHidden, kFfn),
-                         up = weights(numbers, of_up, "up", 2 * kFfn, kHidden, experts, true),
-                         down = weights(numbers, of_down, "down", kHidden, kFfn, experts);
+  const QuantizedWeights shared_up = weights(numbers, of_up, "shared up", 2 * ffn, kHidden, 1, true),
+                         shared_down = weights(numbers, of_down, "shared down", kHidden, ffn),
+                         up = weights(numbers, of_up, "up", 2 * ffn, kHidden, experts, true),
+                         down = weights(numbers, of_down, "down", kHidden, ffn, experts);
   const Values h = numbers.tensor(a, {t, kHidden}), x0 = numbers.tensor(a, {t, kHidden}, -0.2, 0.2);
   const Values norm = numbers.tensor(a, {kHidden}, 0.5, 1.5);
   Values expert(DType::i32, {t, k}), score(DType::f32, {t, k});
@@ -111,8 +113,8 @@ void check_ffn(const Scheme& of_up, const Scheme& of_down, DType a, const FfnCas
   auto [want, got] = sides.both([&](Side& side) {
     const View x = side.upload(x0), device_h = side.upload(h);
     const Route route = moe ? Route{c.top_k, side.upload(expert), side.upload(score)} : Route{};
-    const View act_shared = side.empty(a, {t, kFfn});
-    const View act_routed = moe ? side.empty(a, {t * k, kFfn}) : View{};
+    const View act_shared = side.empty(a, {t, ffn});
+    const View act_routed = moe ? side.empty(a, {t * k, ffn}) : View{};
     const PackedWeight *su = pack(side, shared_up, of_up), *sd = pack(side, shared_down, of_down),
                        *u = pack(side, up, of_up), *d = pack(side, down, of_down);
     const View device_norm = side.upload(norm);
@@ -239,6 +241,17 @@ TEST_CASE("cuda stages: feed-forward with quantised weights, dense and routed") 
          {FfnCase{"dense", 0, 0, 0, 0}, FfnCase{"top 1", 3, 1, 0, 3}, FfnCase{"top 2, some elsewhere", 3, 2, 2, 7}})
       for (int64_t t : {1, 19}) check_ffn(scheme, scheme, a, c, t);
   });
+}
+
+TEST_CASE("cuda stages: feed-forward with quantised weights, of few rows") {
+  skip_without_gpu();
+  for (const Scheme& scheme : {kSchemes[1], kSchemes[2], kSchemes[3]})
+    for (const FfnCase& c : {FfnCase{"dense", 0, 0, 0, 0, 256}, FfnCase{"top 1", 3, 1, 0, 3, 256},
+                             FfnCase{"top 2, some elsewhere", 3, 2, 2, 7, 256}})
+      for (int64_t t : {1, 4, 7, 13}) {
+        INFO(std::string(scheme.what));
+        check_ffn(scheme, scheme, DType::bf16, c, t);
+      }
 }
 
 TEST_CASE("cuda stages: a feed-forward block of which one half alone is quantised is refused") {

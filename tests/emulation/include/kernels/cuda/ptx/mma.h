@@ -2,17 +2,33 @@
 
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 
 namespace l4::cuda {
 
 namespace emulated {
 
+// By its 16 bits.
+struct Bf16 {
+  static float value(uint32_t bits) { return std::bit_cast<float>(bits << 16); }
+};
+struct F16 {
+  static float value(uint32_t bits) {
+    const int exponent = int(bits >> 10 & 31), fraction = int(bits & 1023);
+    const float magnitude = exponent == 31  ? (fraction ? NAN : INFINITY)
+                            : exponent == 0 ? std::ldexp(float(fraction), -24)
+                                            : std::ldexp(float(1024 + fraction), exponent - 25);
+    return bits & 0x8000u ? -magnitude : magnitude;
+  }
+};
+
+template <class Number>
 struct Mma {
   float* d;
   const uint32_t *a, *b;
-  static float low(uint32_t v) { return std::bit_cast<float>(v << 16); }
-  static float high(uint32_t v) { return std::bit_cast<float>(v & 0xFFFF0000u); }
+  static float low(uint32_t v) { return Number::value(v & 0xFFFFu); }
+  static float high(uint32_t v) { return Number::value(v >> 16); }
 
   static void complete(void** payloads) {
     float a[16][16], b[16][8];
@@ -39,8 +55,14 @@ struct Mma {
 }  // namespace emulated
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], L4_WHERE) {
-  emulated::Mma m{d, a, b};
-  emulation::block().meet_warp(0xffffffffu, "mma_m16n8k16", &m, emulated::Mma::complete, where);
+  using Mma = emulated::Mma<emulated::Bf16>;
+  Mma m{d, a, b};
+  emulation::block().meet_warp(0xffffffffu, "mma_m16n8k16", &m, Mma::complete, where);
+}
+inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], L4_WHERE) {
+  using Mma = emulated::Mma<emulated::F16>;
+  Mma m{d, a, b};
+  emulation::block().meet_warp(0xffffffffu, "mma_m16n8k16_f16", &m, Mma::complete, where);
 }
 
 }  // namespace l4::cuda
