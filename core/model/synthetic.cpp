@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "model/tensor_names.h"
+#include "base/strings.h"
 #include "model/weight_walk.h"
 
 namespace l4 {
@@ -100,6 +100,52 @@ void keep_layers(ModelConfig& config, int64_t n_layers) {
   t.layers.resize(size_t(n_layers));
 }
 
+// ---- formats --------------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct NamedFormat {
+  const char* name;
+  WeightFormat attention, shared, routed, head;
+};
+constexpr WeightFormat kB = WeightFormat::bf16, k8 = WeightFormat::fp8, k4 = WeightFormat::int4;
+constexpr NamedFormat kFormats[] = {{"bf16", kB, kB, kB, kB},     {"fp8", k8, k8, k8, kB},      {"fp8-ffn", kB, k8, k8, kB},
+                                    {"fp8-experts", kB, kB, k8, kB}, {"int4", k4, k4, k4, kB}, {"int4-ffn", kB, k4, k4, kB},
+                                    {"int4-mix", k8, k4, k4, k8}};
+
+}  // namespace
+
+const std::vector<std::string>& synthetic_format_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> list;
+    for (const NamedFormat& format : kFormats) list.emplace_back(format.name);
+    return list;
+  }();
+  return names;
+}
+
+SyntheticFormat synthetic_format(std::string_view name, int64_t group) {
+  for (const NamedFormat& f : kFormats)
+    if (name == f.name) return {f.attention, f.shared, f.routed, f.head, group};
+  fail(ErrorKind::usage, "expected ", join(synthetic_format_names(), ", "), ", found ", shown(name));
+}
+
+WeightFormat SyntheticFormat::of(ModelPart part) const {
+  switch (part) {
+    case ModelPart::attention:
+      return attention;
+    case ModelPart::shared_expert:
+    case ModelPart::dense_ffn:
+      return shared;
+    case ModelPart::routed_experts:
+      return routed;
+    case ModelPart::lm_head:
+      return head;
+    default:
+      return WeightFormat::bf16;
+  }
+}
+
 // ---- weights --------------------------------------------------------------------------------------------------------
 
 namespace {
@@ -112,9 +158,11 @@ uint64_t hash_name(std::string_view name) {  // FNV-1a
 
 class Maker {
  public:
-  Maker(const std::map<std::string, Shape, std::less<>>& shapes, uint64_t seed, Backend& backend, DType activation,
+  using Tensors = std::map<std::string, ExpectedTensor, std::less<>>;
+
+  Maker(const Tensors& tensors, const SyntheticWeights& source, uint64_t seed, Backend& backend, DType activation,
         const std::function<void(uint64_t)>& on_bytes)
-      : shapes_(shapes), seed_(seed), backend_(backend), activation_(activation), on_bytes_(on_bytes) {}
+      : tensors_(tensors), source_(source), seed_(seed), backend_(backend), activation_(activation), on_bytes_(on_bytes) {}
 
   void operator()(const char* part, const TensorPlan& plan, Tensor& into) {
     if (plan.tensor.empty()) return;
@@ -124,13 +172,13 @@ class Maker {
     const bool is_embedding = std::string_view(part) == "embedding", is_bias = plan.tensor.ends_with(".bias");
     const RandomTensor tensor = is_embedding ? of_variance(plan.tensor, 1) : around(plan.tensor, is_bias ? 0 : 1);
     backend_.fill_random(into.view, tensor, plan.rows.begin * into.view.cols());
-    done(into.view.elements());
+    on_bytes_(uint64_t(into.view.elements()) * dtype_bytes(DType::bf16));
   }
 
   void operator()(const char*, const LinearPlan& plan, PackedWeight& into) {
     if (plan.spec.n == 0) return;
     std::vector<RandomSlice> weight, bias;
-    int64_t n_elements = 0;
+    uint64_t bytes = 0;
     for (const SlicePlan& s : plan.weight) {
       const Shape& whole = shape(s.tensor);
       const RandomTensor tensor = of_variance(s.tensor, 1.0 / double(whole[1]));  // [out, in] and [E, in, out] alike
@@ -142,16 +190,16 @@ class Maker {
         WeightSlice& at = weight.back().at;
         at.n_stride = n_stride, at.k_stride = k_stride;
         at.expert = e - experts.begin;
-        n_elements += at.n * at.k;
       }
+      bytes += uint64_t(experts.size()) * source_.stored(s.tensor).bytes(s.n.size(), s.k.size());
     }
     for (const SlicePlan& s : plan.bias) {
       bias.push_back({place(s), s.n.begin, around(s.tensor, 0)});
       bias.back().at.n_stride = 1;
-      n_elements += s.n.size();
+      bytes += uint64_t(s.n.size()) * dtype_bytes(DType::bf16);
     }
     into = backend_.pack_random(plan.spec, weight, bias);
-    done(n_elements);
+    on_bytes_(bytes);
   }
 
  private:
@@ -159,18 +207,18 @@ class Maker {
     return {.dtype = DType::bf16, .n = s.n.size(), .k = s.k.size(), .n_offset = s.n_offset};
   }
   const Shape& shape(const std::string& name) const {
-    const auto found = shapes_.find(name);
-    L4_CHECK(found != shapes_.end(), name);
-    return found->second;
+    const auto found = tensors_.find(name);
+    L4_CHECK(found != tensors_.end(), name);
+    return found->second.shape;
   }
   uint64_t key(std::string_view name) const { return sample_mix(seed_ + hash_name(name)); }
   RandomTensor of_variance(std::string_view name, double variance) const {
     return {key(name), 0, float(std::sqrt(3 * variance))};
   }
   RandomTensor around(std::string_view name, float centre) const { return {key(name), centre, 0.125f}; }
-  void done(int64_t n_elements) const { on_bytes_(uint64_t(n_elements) * dtype_bytes(DType::bf16)); }
 
-  const std::map<std::string, Shape, std::less<>>& shapes_;
+  const Tensors& tensors_;
+  const SyntheticWeights& source_;
   const uint64_t seed_;
   Backend& backend_;
   const DType activation_;
@@ -179,14 +227,40 @@ class Maker {
 
 }  // namespace
 
-SyntheticWeights::SyntheticWeights(const ModelConfig& config, uint64_t seed) : seed_(seed) {
-  for (const ExpectedTensor& tensor : expected_tensors(config)) shapes_[tensor.name] = tensor.shape;
+SyntheticWeights::SyntheticWeights(const ModelConfig& config, uint64_t seed, const SyntheticFormat& format)
+    : seed_(seed), format_(format) {
+  for (const ExpectedTensor& tensor : expected_tensors(config)) {
+    // [out, in], of fused experts [E, in, out]
+    if (format.of(tensor.part) == WeightFormat::int4 && tensor.shape.rank() > 1 && tensor.shape[1] % format.group != 0)
+      fail(ErrorKind::unsupported, config.source, ": ", tensor.name, ": ", tensor.shape[1],
+           " columns are no multiple of the group of ", format.group);
+    tensors_.emplace(tensor.name, tensor);
+  }
+}
+
+StoredWeight SyntheticWeights::stored(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  L4_CHECK(found != tensors_.end(), name);
+  StoredWeight w;
+  w.dtype = DType::bf16;
+  if (found->second.shape.rank() < 2) return w;  // biases
+  switch (format_.of(found->second.part)) {
+    case WeightFormat::fp8:
+      w.dtype = DType::f8_e4m3, w.scales = StoredWeight::Scales::row, w.input = InputFormat::fp8_token;
+      break;
+    case WeightFormat::int4:
+      w.dtype = DType::i32, w.scales = StoredWeight::Scales::group, w.group = format_.group;
+      break;
+    default:
+      break;
+  }
+  return w;
 }
 
 Weights SyntheticWeights::load(const WeightPlan& plan, Backend& backend, DType activation,
                                const std::function<void(uint64_t)>& on_bytes) const {
   Weights weights = empty_weights(plan);
-  for_each_weight(plan, weights, Maker(shapes_, seed_, backend, activation, on_bytes));
+  for_each_weight(plan, weights, Maker(tensors_, *this, seed_, backend, activation, on_bytes));
   return weights;
 }
 

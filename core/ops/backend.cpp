@@ -41,10 +41,48 @@ PackedWeight pack_made(Backend& backend, const LinearSpec& spec, std::span<const
   return backend.pack(spec, {slices.data(), weight.size()}, {slices.data() + weight.size(), bias.size()});
 }
 
+// Codes and scales of slices that begin and end with groups.
+struct MadeInt4 {
+  std::vector<uint32_t> words;
+  std::vector<BFloat16> scales;
+
+  MadeInt4(const RandomSlice& s, int64_t group) {
+    L4_CHECK(s.at.k % group == 0 && s.at.k_offset % group == 0);
+    words.resize(size_t(s.at.n * s.at.k / 8));
+    for (int64_t i = 0; i < s.at.n; ++i)
+      for (int64_t j0 = 0; j0 < s.at.k; j0 += group) {
+        const auto index = [&](int64_t j) { return s.first + i * s.at.n_stride + j * s.at.k_stride; };
+        scales.push_back(to_bf16(random_int4_scale(s.tensor, index(j0))));
+        const float inverse = 1 / to_float(scales.back());
+        for (int64_t j = j0; j < j0 + group; ++j)
+          words[size_t((i * s.at.k + j) / 8)] |= uint32_t(random_int4_code(s.tensor, index(j), inverse) + 8) << j % 8 * 4;
+      }
+  }
+};
+
+PackedWeight pack_made_int4(Backend& backend, const LinearSpec& spec, std::span<const RandomSlice> weight) {
+  L4_CHECK(!spec.bias, spec.name, ": no made-up INT4 weight has a bias");
+  std::vector<MadeInt4> made;
+  std::vector<WeightSlice> codes, scales;
+  for (const RandomSlice& s : weight) {
+    made.emplace_back(s, spec.group);
+    WeightSlice at = s.at;
+    at.data = made.back().words.data(), at.dtype = DType::i32;
+    at.n_stride = at.k / 8, at.k_stride = 1;
+    codes.push_back(at);
+    at.data = made.back().scales.data(), at.dtype = DType::bf16;
+    at.k /= spec.group, at.k_offset /= spec.group;
+    at.n_stride = at.k;
+    scales.push_back(at);
+  }
+  return backend.pack(spec, codes, {}, scales);
+}
+
 }  // namespace
 
 PackedWeight Backend::pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
                                   std::span<const RandomSlice> bias) {
+  if (spec.format == WeightFormat::int4) return pack_made_int4(*this, spec, weight);
   return spec.format == WeightFormat::f32 ? pack_made<float>(*this, spec, weight, bias, DType::f32)
                                           : pack_made<BFloat16>(*this, spec, weight, bias, DType::bf16);
 }

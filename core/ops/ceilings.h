@@ -12,6 +12,7 @@ namespace l4 {
 struct Ceilings {
   double read_bytes = 0;  // a second, by kernels that only read, from memory far larger than any cache
   double flops = 0;       // a second, BF16 matrix products of random data
+  double fp8_flops = 0;   // the same of E4M3 by E4M3; on the CPU, which widens FP8, those of BF16
 };
 
 // Defined by kernels/cpu: a stream of reads by all threads (best of several passes), and the backend's own product of
@@ -23,12 +24,12 @@ Ceilings measure_cpu_ceilings(int n_threads);
 // How much is read and multiplied. Tests make it small.
 struct CeilingSizes {
   uint64_t stream_bytes = uint64_t(8) << 30;  // read; at most 8/10 of what is free
-  int64_t product = 8192;                     // of a square BF16 product
+  int64_t product = 8192;                     // of square products
   int n_runs = 6;                             // of each, of which the best counts
   int n_edges = 400;                          // kernels of a chain
 };
 
-// A stream of 16-byte loads by the best of several grids, and cuBLASLt's product.
+// A stream of 16-byte loads by the best of several grids, and cuBLASLt's products.
 Ceilings measure_cuda_ceilings(int device, const CeilingSizes& sizes = {});
 
 struct ProductShape {

@@ -73,7 +73,8 @@ double product_rate(int n_threads) {
 }  // namespace
 
 Ceilings measure_cpu_ceilings(int n_threads) {
-  return {read_rate(n_threads), product_rate(n_threads)};
+  const double flops = product_rate(n_threads);
+  return {read_rate(n_threads), flops, flops};
 }
 
 }  // namespace l4

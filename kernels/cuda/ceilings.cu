@@ -170,7 +170,9 @@ Ceilings measure_cuda_ceilings(int device, const CeilingSizes& sizes) {
     const Buffer buffer = m.random(stream_bytes(m, sizes), "the read stream", 1);
     ceilings.read_bytes = read_stream(m, buffer, sizes).bytes;
   }
-  ceilings.flops = product_rate(m, {sizes.product, sizes.product, sizes.product, false, ""}, sizes).flops;
+  for (const bool fp8 : {false, true})
+    (fp8 ? ceilings.fp8_flops : ceilings.flops) =
+        product_rate(m, {sizes.product, sizes.product, sizes.product, fp8, ""}, sizes).flops;
   return ceilings;
 }
 

@@ -49,8 +49,8 @@ void make_random_fp8(cudaStream_t stream, std::span<const RandomSlice> weight, c
 PackedWeight CudaBackend::pack_random(const LinearSpec& spec, std::span<const RandomSlice> weight,
                                       std::span<const RandomSlice> bias) {
   make_current();
-  if (spec.format == WeightFormat::int4) fail(ErrorKind::unsupported, spec.name, ": no weights are made up as INT4");
   PackedWeight packed = empty_weight(spec, [](size_t bytes, const char* what) { return device_buffer(bytes, what); });
+  if (spec.format == WeightFormat::int4) clear_scales(gpu_.stream, packed);  // rows that fill up the last tile
   if (spec.format == WeightFormat::fp8)
     make_random_fp8(gpu_.stream, weight, packed);
   else

@@ -18,6 +18,13 @@ struct Source {
 struct Place {
   int64_t n, k;                        // of the slice
   int64_t first_row, to_stride, half;  // half: rows of gate where they are interleaved with those of up, else 0
+
+  __device__ int64_t packed_row(int64_t i) const {
+    const int64_t row = first_row + i;
+    if (half == 0) return row;
+    const int64_t j = row < half ? row : row - half;
+    return j / kGateBlock * 2 * kGateBlock + (row < half ? 0 : kGateBlock) + j % kGateBlock;
+  }
 };
 
 template <class T>
@@ -26,12 +33,7 @@ __global__ void __launch_bounds__(kThreads) random_kernel(Source from, Place at,
   const int64_t n_threads = int64_t(gridDim.x) * kThreads;
   for (int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x; p < at.n * pieces; p += n_threads) {
     const int64_t i = p / pieces, j0 = p % pieces * kEach;
-    int64_t row = at.first_row + i;
-    if (at.half > 0) {  // packed_row() of weight_layout.h
-      const int64_t j = row < at.half ? row : row - at.half;
-      row = j / kGateBlock * 2 * kGateBlock + (row < at.half ? 0 : kGateBlock) + j % kGateBlock;
-    }
-    T* out = to + row * at.to_stride + j0;
+    T* out = to + at.packed_row(i) * at.to_stride + j0;
     alignas(16) T values[kEach];
 #pragma unroll
     for (int j = 0; j < kEach; ++j)
@@ -48,6 +50,29 @@ __global__ void __launch_bounds__(kThreads) random_kernel(Source from, Place at,
   }
 }
 
+// A thread makes the eight codes of a word, the first of a group its scale too. A warp's words fill whole lines, in the order
+// of word_at().
+struct Int4Place {
+  uint32_t* words;
+  bf16* scales;
+  int64_t k, first_column, group;  // k: of a whole row
+};
+__global__ void __launch_bounds__(kThreads) random_int4_kernel(Source from, Place at, Int4Place to) {
+  const int64_t words = at.k / 8, n_threads = int64_t(gridDim.x) * kThreads;
+  for (int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x; p < at.n * words; p += n_threads) {
+    const int64_t i = p / words, j0 = p % words * 8, row = at.packed_row(i);
+    const auto index = [&](int64_t j) { return from.first + i * from.n_stride + j * from.k_stride; };
+    const bf16 scale = rounded<bf16>(random_int4_scale(from.tensor, index(j0 / to.group * to.group)));
+    const float inverse = 1 / get(scale);
+    uint32_t word = 0;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) word |= uint32_t(random_int4_code(from.tensor, index(j0 + j), inverse) + 8) << shift_of(j);
+    const int64_t column = to.first_column + j0;
+    to.words[row * (to.k / 8) + word_at(column / 8, to.k)] = word;
+    if (j0 % to.group == 0) to.scales[group_scale_at(row, column / to.group, to.k / to.group)] = scale;
+  }
+}
+
 // A bias is float32 as packed, and BF16 as made: rounded by way of the type it would have been stored in.
 __global__ void __launch_bounds__(kThreads) round_kernel(float* v, Place at) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -56,13 +81,17 @@ __global__ void __launch_bounds__(kThreads) round_kernel(float* v, Place at) {
   v[row] = round_to<bf16>(v[row]);
 }
 
-template <class T>
-void fill(cudaStream_t stream, const Source& from, const Place& at, T* to) {
+template <class Kernel, class To>
+void over_pieces(cudaStream_t stream, Kernel kernel, const Source& from, const Place& at, To to) {
   const int64_t threads = at.n * ((at.k + kEach - 1) / kEach);
   if (threads == 0) return;
   constexpr int64_t kMostBlocks = 132 * 16;
   launch({.grid = unsigned(std::min((threads + kThreads - 1) / kThreads, kMostBlocks)), .block = kThreads, .stream = stream},
-         random_kernel<T>, from, at, to);
+         kernel, from, at, to);
+}
+template <class T>
+void fill(cudaStream_t stream, const Source& from, const Place& at, T* to) {
+  over_pieces(stream, random_kernel<T>, from, at, to);
 }
 
 Place place(const RandomSlice& s, const LinearSpec& spec, int64_t to_stride) {
@@ -76,7 +105,13 @@ Source source(const RandomSlice& s) {
 void fill_random_piece(cudaStream_t stream, const RandomSlice& s, const PackedWeight& to) {
   const LinearSpec& spec = to.spec;
   const int64_t begin = s.at.expert * spec.n * spec.k + s.at.k_offset;
-  if (spec.format == WeightFormat::f32)
+  if (spec.format == WeightFormat::int4) {
+    L4_CHECK(s.at.k % spec.group == 0 && s.at.k_offset % spec.group == 0, spec.name, ": groups of ", spec.group, " are cut");
+    const int64_t scales = scale_tiles(spec.n) * kScaleRows * (spec.k / spec.group);  // of an expert
+    over_pieces(stream, random_int4_kernel, source(s), place(s, spec, 0),
+                Int4Place{static_cast<uint32_t*>(to.data.data()) + s.at.expert * spec.n * spec.k / 8,
+                          static_cast<bf16*>(to.scales.data()) + s.at.expert * scales, spec.k, s.at.k_offset, spec.group});
+  } else if (spec.format == WeightFormat::f32)
     fill(stream, source(s), place(s, spec, spec.k), static_cast<float*>(to.data.data()) + begin);
   else
     fill(stream, source(s), place(s, spec, spec.k), static_cast<bf16*>(to.data.data()) + begin);

@@ -7,7 +7,7 @@
 
 namespace l4::cuda {
 
-// The slice's place in a packed weight, or in its bias.
+// The slice's place in a packed weight, or in its bias; of INT4 the scales too. FP8 is made of rows, see measuring.cpp.
 void fill_random_piece(cudaStream_t, const RandomSlice& slice, const PackedWeight& to);
 void fill_random_bias_piece(cudaStream_t, const RandomSlice& slice, const PackedWeight& to);
 // The slice's elements as BF16, row by row, whatever `at` says of a place.

@@ -23,6 +23,13 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
              [&o](const std::string& name) { o.models.push_back(name); });
   flags.toggle("--synthetic", "weights made up on the device: no files are needed", &o.synthetic.on);
   flags.number<int64_t>("--layers", "N", "the synthetic model's first N layers only", &o.synthetic.n_layers, 1, 1000);
+  flags.value("--format", join(synthetic_format_names(), "|"), "how a synthetic model's weights are stored (default bf16)",
+              [&o](const std::string& name) {
+                synthetic_format(name, 128);
+                o.synthetic.format = name;
+              });
+  flags.number<int64_t>("--group-size", "32|64|128", "columns that share a scale in INT4 (default 128)", &o.synthetic.group,
+                        32, 128);
   flags.value("-s,--seed", "N", "of made-up weights and token ids (default 1)", [&o](const std::string& text) {
     const std::optional<int64_t> n = parse_int(text);
     if (!n || *n < 0) tools::wrong_value("a number from 0", text);
@@ -150,7 +157,7 @@ Bench::Bench(const CommonOptions& options)
       out_(options.out, stdout),
       err_(options.err, stderr) {
   before_ = measure();
-  rates_ = {before_.read_bytes, before_.flops};
+  rates_ = {before_.read_bytes, before_.flops, before_.fp8_flops};
 }
 
 // Of several GPUs the slowest one's: a step waits for it.
@@ -159,7 +166,8 @@ Ceilings Bench::measure() const {
   Ceilings least = measure_cuda_ceilings(gpus_[0]);
   for (size_t i = 1; i < gpus_.size(); ++i) {
     const Ceilings c = measure_cuda_ceilings(gpus_[i]);
-    least = {std::min(least.read_bytes, c.read_bytes), std::min(least.flops, c.flops)};
+    least = {std::min(least.read_bytes, c.read_bytes), std::min(least.flops, c.flops),
+             std::min(least.fp8_flops, c.fp8_flops)};
   }
   return least;
 }
@@ -245,7 +253,8 @@ Json::Object Bench::common_fields() const {
           {"memory_clock_mhz", known(clocks.memory_mhz)},
           {"backend", on_gpu() ? "CUDA" : "CPU"},
           {"ceiling_read_bytes_per_s", rates_.read_bytes},
-          {"ceiling_flops_per_s", rates_.flops}};
+          {"ceiling_flops_per_s", rates_.flops},
+          {"ceiling_fp8_flops_per_s", rates_.fp8_flops}};
 }
 
 Json::Object Bench::fields(const BenchModel& model, const Session& session, const Result& r) const {
@@ -319,18 +328,22 @@ void Bench::finish() {
     return cat(what, " ", fixed(before / unit, 2), " ", name, " before, ", fixed(later / unit, 2), " after (",
                later >= before ? "+" : "", fixed(percent(later - before, before), 1), " %)");
   };
-  const Json drift = Json::Object{
-      {"test", "ceilings"},
-      {"build_commit", environment_.commit},
-      {"device", environment_.device},
-      {"test_time", utc_now()},
-      {"before", Json::Object{{"read_bytes_per_s", before_.read_bytes}, {"flops_per_s", before_.flops}}},
-      {"after", Json::Object{{"read_bytes_per_s", after.read_bytes}, {"flops_per_s", after.flops}}}};
+  const auto object = [](const Ceilings& c) {
+    return Json::Object{
+        {"read_bytes_per_s", c.read_bytes}, {"flops_per_s", c.flops}, {"fp8_flops_per_s", c.fp8_flops}};
+  };
+  const Json drift = Json::Object{{"test", "ceilings"},
+                                  {"build_commit", environment_.commit},
+                                  {"device", environment_.device},
+                                  {"test_time", utc_now()},
+                                  {"before", object(before_)},
+                                  {"after", object(after)}};
+  std::string products = line("BF16 products", before_.flops, after.flops, 1e12, "TFLOP/s");
+  if (on_gpu()) products += ", " + line("FP8 products", before_.fp8_flops, after.fp8_flops, 1e12, "TFLOP/s");
   for (Reporter* to : {&out_, &err_}) {
     to->add_object(drift);
     to->note(cat("build: ", environment_.commit, "; ", environment_.device));
-    to->note(cat("ceilings: ", line("read", before_.read_bytes, after.read_bytes, 1e9, "GB/s"), ", ",
-                 line("BF16 products", before_.flops, after.flops, 1e12, "TFLOP/s")));
+    to->note(cat("ceilings: ", line("read", before_.read_bytes, after.read_bytes, 1e9, "GB/s"), ", ", products));
   }
 }
 

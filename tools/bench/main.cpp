@@ -28,6 +28,10 @@ int parse_and_run(Flags& flags, Options& o, void (*run)(const Options&), int arg
   if (const std::optional<int> status = flags.parse(argc, argv)) return *status;
   if (o.common.synthetic.n_layers && !o.common.synthetic.on)
     l4::fail(l4::ErrorKind::usage, "--layers: only a synthetic model can be cut; add --synthetic");
+  if (o.common.synthetic.format != "bf16" && !o.common.synthetic.on)
+    l4::fail(l4::ErrorKind::usage, "--format: a checkpoint's weights are stored as they are; add --synthetic");
+  if (const std::optional<int64_t>& group = o.common.synthetic.group; group && *group != 32 && *group != 64 && *group != 128)
+    l4::fail(l4::ErrorKind::usage, "--group-size: expected 32, 64 or 128, found ", *group);
   if (o.common.models.empty()) o.common.models.emplace_back();
   l4::tools::install_signal_handlers();
   const l4::tools::EndAtInterrupt end_at_interrupt;
@@ -110,6 +114,8 @@ int op_main(int argc, char** argv) {
   add_list_flag(flags, "-p,--n-prompt", "rows of steps that read a prompt from its beginning", 1, 1 << 20, &o.prompts);
   flags.number<int>("--rotate", "N", "layers whose weights take turns, so that no cache holds them (default 4)",
                     &o.n_layers, 1, 48);
+  flags.toggle("--experts-alone", "routed experts without the shared one: with --routing uniform --batch 256, 16 rows each",
+               &o.experts_alone);
   add_repeat_flags(flags, o.common, "how often each stage is run on all of these layers (default 20)");
   return parse_and_run(flags, o, run_op, argc, argv);
 }

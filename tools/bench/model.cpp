@@ -27,8 +27,10 @@ BenchModel::BenchModel(const std::string& model, const SyntheticOptions& synthet
       keep_layers(config, *synthetic.n_layers);
       name += cat(", ", *synthetic.n_layers, *synthetic.n_layers == 1 ? " layer" : " layers");
     }
+    if (synthetic.format != "bf16") name += cat(", ", synthetic.format);
+    if (synthetic.group) name += cat(" g", *synthetic.group);
     config.vision.reset();  // only text is measured
-    weights_ = std::make_unique<SyntheticWeights>(config, synthetic.seed);
+    weights_ = std::make_unique<SyntheticWeights>(config, synthetic.seed, synthetic.stored());
   } else {
     const fs::path dir = checkpoint_dir(model);
     config = load_model_config(dir);

@@ -13,6 +13,10 @@ struct SyntheticOptions {
   bool on = false;
   std::optional<int64_t> n_layers;  // the first so many
   uint64_t seed = 1;
+  std::string format = "bf16";  // synthetic_format()
+  std::optional<int64_t> group;
+
+  SyntheticFormat stored() const { return synthetic_format(format, group.value_or(128)); }
 };
 
 class BenchModel {

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <map>
 #include <random>
 #include <set>
 
 #include "model/kv_cache.h"
 #include "model/text_model.h"
+#include "quant/fp8.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/stages.h"
 #include "tools/bench/statistics.h"
@@ -19,6 +22,8 @@ constexpr int64_t kCheckedRows = 64, kCheckedContext = 300, kCheckedVocab = 4096
 // Of an activation in BF16 after a layer, or of logits: the distance of two orders of summation, as a share of its size.
 constexpr double kTolerance = 0.02;
 constexpr int kLayers = 4;  // one of them is global
+// Columns of the shared expert with --experts-alone: the fewest that all kernels take, 3 % of one expert.
+constexpr int64_t kLeftOfShared = 256;
 
 // ---- a step of a model, without an engine ---------------------------------------------------------------------------
 
@@ -56,29 +61,43 @@ StepPlan plan_of(const Case& c, const TextConfig& text, uint64_t seed) {
   return step;
 }
 
+// One rank's shapes as a model of its own: nothing is summed with other ranks.
+struct Shard {
+  ModelConfig whole, cut;  // cut: with its part of the vocabulary
+  ShardPlan plan;
+  SyntheticWeights source;
+  WeightPlan weights;
+  DType kv = DType::bf16;
+};
+Shard shard_for(ModelConfig config, int64_t n_layers, const OpOptions& op, int64_t vocab_limit) {
+  const CommonOptions& o = op.common;
+  keep_layers(config, std::min(n_layers, config.text.n_layers));
+  const SyntheticWeights source(config, o.synthetic.seed, o.synthetic.stored());
+  Shard s{config, config, shard_of(config, {o.tp.value_or(1), 1, o.ep.value_or(1)}, 0), source, {},
+          o.kv_dtype.value_or(DType::bf16)};
+  s.cut.text.vocab = std::min(s.plan.vocab.size(), vocab_limit);
+  s.plan.vocab = {0, s.cut.text.vocab};
+  if (op.experts_alone) s.plan.ffn = {0, std::min(kLeftOfShared, s.plan.ffn.size())};
+  s.weights = plan_weights(s.cut, s.plan, DType::bf16, quantized_at_load(source.all_stored(), o.quantize));
+  return s;
+}
+
 // What one rank needs to run steps: its weights, pages full of random keys and values, an arena.
 class Stack {
  public:
-  // `cut`: of the whole model's config, with its shard's part of the vocabulary.
-  Stack(Backend& backend, const ModelConfig& whole, const ModelConfig& cut, const ShardPlan& shard, uint64_t seed,
-        bool round_robin, const std::vector<StepPlan>& steps)
+  Stack(Backend& backend, const Shard& shard, uint64_t seed, bool round_robin, const std::vector<StepPlan>& steps)
       : backend_(backend),
-        shard_(shard),
+        shard_(shard.plan),
         comm_(make_single_comm()),
-        weights_(SyntheticWeights(whole, seed).load(plan(cut), backend, DType::bf16, [](uint64_t) {})),
-        text_(cut, weights_, DType::bf16, round_robin) {
+        weights_(shard.source.load(shard.weights, backend, DType::bf16, [](uint64_t) {})),
+        text_(shard.cut, weights_, DType::bf16, round_robin) {
     int64_t n_pages[kNumAttentionKinds] = {1, 1};
     for (const StepPlan& step : steps)
       for (int kind = 0; kind < kNumAttentionKinds; ++kind)
         n_pages[kind] = std::max(n_pages[kind], int64_t(step.kv[kind].pages.size()));
-    kv_ = std::make_unique<KvCache>(backend, cut.text, shard, DType::bf16, n_pages);
-    for (int64_t l = 0; l < cut.text.n_layers; ++l) {  // a layer's part of each page; the last one's end is the pool's
-      const KvLayer layer = kv_->layer(l);
-      for (int64_t p = 0; p < n_pages[int(layer.kind)]; ++p)
-        backend.fill_random({static_cast<std::byte*>(layer.base) + p * layer.page_stride, DType::bf16,
-                             {layer.layout.layer_bytes / 2}},
-                            {seed + uint64_t(l), 0, 1}, p * layer.layout.layer_bytes);
-    }
+    kv_ = std::make_unique<KvCache>(backend, shard.cut.text, shard.plan, shard.kv, n_pages);
+    for (int64_t l = 0; l < shard.cut.text.n_layers; ++l)
+      for (int64_t p = 0; p < n_pages[int(kv_->layer(l).kind)]; ++p) fill_page(kv_->layer(l), p, seed + uint64_t(l));
     size_t peak = 0;
     for (const StepPlan& step : steps) {
       Arena measuring;
@@ -96,8 +115,27 @@ class Stack {
   }
 
  private:
-  WeightPlan plan(const ModelConfig& cut) const {
-    return plan_weights(cut, shard_, DType::bf16, [](const std::string&) { return DType::bf16; });
+  // A layer's part of a page, of values in +- 1. FP8 is made here, a few pages that take turns.
+  void fill_page(const KvLayer& layer, int64_t page, uint64_t key) {
+    constexpr int64_t kTurns = 7;
+    const KvLayout& l = layer.layout;
+    std::byte* begin = static_cast<std::byte*>(layer.base) + page * layer.page_stride;
+    if (l.dtype == DType::bf16)
+      return backend_.fill_random({begin, DType::bf16, {l.layer_bytes / 2}}, {key, 0, 1}, page * l.layer_bytes);
+    std::vector<uint8_t>& made = fp8_pages_[{key, page % kTurns}];
+    if (made.empty()) made = fp8_page(l, sample_mix(key + uint64_t(page % kTurns)));
+    backend_.upload({begin, DType::f8_e4m3, {l.layer_bytes}}, made.data());
+  }
+  static std::vector<uint8_t> fp8_page(const KvLayout& l, uint64_t key) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(l.layer_bytes));
+    int64_t at = 0;
+    for (uint8_t& code : bytes) code = fp8_from_float(random_weight({key, 0, kFp8Max}, at++));
+    for (const int64_t offset : {l.k_scale_offset, l.v_scale_offset})
+      for (int64_t i = 0; i < l.n_kv_heads * l.page_tokens; ++i) {
+        const BFloat16 scale = to_bf16(random_weight({key, 1, 0.125f}, at++) / kFp8Max);
+        std::memcpy(bytes.data() + offset + i * int64_t(sizeof scale), &scale, sizeof scale);
+      }
+    return bytes;
   }
 
   Backend& backend_;
@@ -106,28 +144,16 @@ class Stack {
   const Weights weights_;
   TextModel text_;
   std::unique_ptr<KvCache> kv_;
+  std::map<std::pair<uint64_t, int64_t>, std::vector<uint8_t>> fp8_pages_;  // by key and turn
   Arena work_;
 };
-
-// One rank's shapes as a model of its own: nothing is summed with other ranks.
-struct Shard {
-  ModelConfig whole, cut;
-  ShardPlan plan;
-};
-Shard shard_for(ModelConfig config, int64_t n_layers, const Topology& topology, int64_t vocab_limit) {
-  keep_layers(config, std::min(n_layers, config.text.n_layers));
-  Shard s{config, config, shard_of(config, topology, 0)};
-  s.cut.text.vocab = std::min(s.plan.vocab.size(), vocab_limit);
-  s.plan.vocab = {0, s.cut.text.vocab};
-  return s;
-}
 
 // ---- right? ---------------------------------------------------------------------------------------------------------
 
 using Traced = std::vector<std::pair<std::string, std::vector<float>>>;
 
 Traced trace_of(Backend& backend, const Shard& shard, const StepPlan& step, uint64_t seed, bool round_robin) {
-  Stack stack(backend, shard.whole, shard.cut, shard.plan, seed, round_robin, {step});
+  Stack stack(backend, shard, seed, round_robin, {step});
   Traced out;
   const Trace trace{[&](const std::string& name, const std::vector<float>& values, const Shape&) {
                       out.emplace_back(name, values);
@@ -141,12 +167,12 @@ Traced trace_of(Backend& backend, const Shard& shard, const StepPlan& step, uint
 
 // Runs a layer of the same shapes on this device and on the CPU backend, fewer rows where there are many. Error{internal}
 // where they differ by more than rounding; else the largest distance.
-double check(Backend& backend, const ModelConfig& config, const Topology& topology, const Case& c, uint64_t seed,
-             int n_threads) {
-  const Shard shard = shard_for(config, 2, topology, kCheckedVocab);
+double check(Backend& backend, const ModelConfig& config, const OpOptions& o, const Case& c) {
+  const uint64_t seed = o.common.synthetic.seed;
+  const Shard shard = shard_for(config, 2, o, kCheckedVocab);
   const Case few{std::min(c.n_rows, kCheckedRows), std::min(c.context, kCheckedContext), c.prompt};
   const StepPlan step = plan_of(few, shard.cut.text, seed);
-  const std::unique_ptr<Backend> reference = make_cpu_backend(n_threads);
+  const std::unique_ptr<Backend> reference = make_cpu_backend(o.common.threads.value_or(0));
   // Experts in turn: a near tie of the router's, decided otherwise by another order of summation, is no error.
   const Traced ours = trace_of(backend, shard, step, seed, true), theirs = trace_of(*reference, shard, step, seed, true);
   L4_CHECK(ours.size() == theirs.size());
@@ -168,48 +194,69 @@ double check(Backend& backend, const ModelConfig& config, const Topology& topolo
 
 // ---- fast? ----------------------------------------------------------------------------------------------------------
 
+// The dense weight of a stage: of an FFN the shared expert's, or the dense MLP's.
+const LinearSpec* weight_of_stage(const std::string& stage, const Shard& s) {
+  const bool dense = stage.ends_with("dense");
+  for (const auto& layer : s.weights.layers) {
+    if (stage == "qkv") return &layer.qkv.spec;
+    if (stage == "attn_out") return &layer.o.spec;
+    if (!stage.starts_with("ffn") || dense != (layer.router.spec.n == 0)) continue;
+    return stage.starts_with("ffn_up") ? &layer.shared_up.spec : &layer.shared_down.spec;
+  }
+  return stage == "head" ? &s.weights.lm_head.spec : nullptr;
+}
+// The routed experts' of the same stage.
+const LinearSpec* experts_of_stage(const std::string& stage, const Shard& s) {
+  for (const auto& layer : s.weights.layers) {
+    if (layer.router.spec.n == 0) continue;
+    if (stage == "ffn_up") return &layer.experts_up.spec;
+    if (stage == "ffn_down") return &layer.experts_down.spec;
+  }
+  return nullptr;
+}
+
 // What one call of a stage moves and computes: its share of CostModel's parts.
 StepCost cost_of_stage(const std::string& stage, const Shard& s, const StepWork& w, double experts) {
   const TextConfig& t = s.cut.text;
-  const double rows = double(w.n_rows), d = double(t.hidden), hd = double(t.head_dim);
-  const double q = double(s.plan.heads.size()) * hd, kv = double(s.plan.kv_heads.size()) * hd;
-  const double e_here = double(s.plan.experts.size()) / double(t.n_experts), e_ffn = double(s.plan.expert_ffn.size());
-  const auto product = [&](const char* name, double m, double n, double k) { return Part{name, 2 * n * k, 2 * m * n * k}; };
-  const auto routed = [&](double n, double k) {
-    return Part{"routed", experts * e_here * 2 * n * k, 2 * rows * double(t.n_experts_per_token) * e_here * n * k};
-  };
+  const double rows = double(w.n_rows);
+  const double kv_bytes = double(kv_token_bytes(t, s.plan.kv_heads.size(), s.kv));
   StepCost cost;
-  const bool dense = stage.ends_with("dense");
-  const double f = dense ? double(s.plan.dense_ffn.size()) : double(s.plan.ffn.size());
-  if (stage == "qkv")
-    cost.parts = {product("qkv", rows, q + 2 * kv, d), {"KV written", rows * 2 * kv * 2, 0}};
-  else if (stage.starts_with("attention")) {
+  if (const LinearSpec* dense = weight_of_stage(stage, s))
+    cost.parts.push_back(linear_part(stage, *dense, stage == "head" ? double(w.n_out) : rows));
+  if (const LinearSpec* routed = experts_of_stage(stage, s)) {
+    const double here = double(routed->n_experts) / double(t.n_experts);  // of the experts hit, and of the rows
+    Part part = linear_part("routed", *routed, rows * double(t.n_experts_per_token), here);
+    part.bytes *= experts;
+    cost.parts.push_back(part);
+  }
+  if (stage == "qkv") cost.parts.push_back({"KV written", rows * kv_bytes});
+  if (stage == "attn_out")
+    for (const auto& layer : s.weights.layers)
+      if (layer.router.spec.n > 0) {
+        cost.parts.push_back(linear_part("router", layer.router.spec, rows));
+        break;
+      }
+  if (stage.starts_with("attention")) {
     const int kind = int(stage.ends_with("global") ? AttentionKind::global : AttentionKind::chunked);
-    cost.parts = {{"KV", double(w.kv_read[kind]) * 2 * kv * 2, 4 * q * double(w.kv_pairs[kind])}};
-  } else if (stage == "attn_out")
-    cost.parts = {product("o", rows, d, q), product("router", rows, double(t.n_experts), d)};
-  else if (stage.starts_with("ffn_up"))
-    cost.parts = {product("shared", rows, 2 * f, d)};
-  else if (stage.starts_with("ffn_down"))
-    cost.parts = {product("shared", rows, d, f)};
-  else
-    cost.parts = {product("head", double(w.n_out), double(t.vocab), d)};
-  if (!dense && stage == "ffn_up") cost.parts.push_back(routed(2 * e_ffn, d));
-  if (!dense && stage == "ffn_down") cost.parts.push_back(routed(d, e_ffn));
+    const double q = double(s.plan.heads.size() * t.head_dim);
+    cost.parts.push_back({"KV", double(w.kv_read[kind]) * kv_bytes, 4 * q * double(w.kv_pairs[kind])});
+  }
   return cost;
 }
 
-// The dense product in a stage, which cuBLAS has too.
+// "INT4", or of an FFN whose experts are stored otherwise "BF16, FP8".
+std::string format_of_stage(const std::string& stage, const Shard& s) {
+  const LinearSpec *dense = weight_of_stage(stage, s), *routed = experts_of_stage(stage, s);
+  if (!dense) return s.kv == DType::f8_e4m3 ? "FP8" : "BF16";
+  const std::string shared = weight_format_name(dense->format);
+  return !routed || routed->format == dense->format ? shared : cat(shared, ", ", weight_format_name(routed->format));
+}
+
+// The dense product in a stage as cuBLAS has it, too: of FP8 by FP8, else of BF16.
 std::optional<ProductShape> product_of_stage(const std::string& stage, const Shard& s, const StepWork& w) {
-  const TextConfig& t = s.cut.text;
-  const int64_t q = s.plan.heads.size() * t.head_dim, kv = s.plan.kv_heads.size() * t.head_dim;
-  const int64_t f = stage.ends_with("dense") ? s.plan.dense_ffn.size() : s.plan.ffn.size();
-  if (stage == "qkv") return ProductShape{w.n_rows, q + 2 * kv, t.hidden, false, stage};
-  if (stage == "attn_out") return ProductShape{w.n_rows, t.hidden, q, false, stage};
-  if (stage.starts_with("ffn_up")) return ProductShape{w.n_rows, 2 * f, t.hidden, false, stage};
-  if (stage.starts_with("ffn_down")) return ProductShape{w.n_rows, t.hidden, f, false, stage};
-  if (stage == "head") return ProductShape{w.n_out, t.vocab, t.hidden, false, stage};
-  return std::nullopt;
+  const LinearSpec* dense = weight_of_stage(stage, s);
+  if (!dense) return std::nullopt;
+  return ProductShape{stage == "head" ? w.n_out : w.n_rows, dense->n, dense->k, dense->format == WeightFormat::fp8, stage};
 }
 
 void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOptions& o, const Shard& shard, Stack& stack,
@@ -229,7 +276,7 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
   for (const std::string& stage : StageRecorder::names()) {
     const std::vector<StageRecorder::Call>& calls = recorder.calls(stage);
     if (calls.empty()) continue;
-    const std::string kernel = calls[0].kernel;
+    const std::string kernel = calls[0].kernel, format = format_of_stage(stage, shard);
     std::vector<double> seconds = backend.time_runs(
         [&] {
           for (const StageRecorder::Call& call : calls) call.run();
@@ -244,6 +291,7 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
     Record record;
     record.cells = {{"model", model.name, false, 18},
                     {"stage", stage, false, 18},
+                    {"weights", format, false, 7},
                     number_cell("rows", cat(c.n_rows)),
                     number_cell("context", cat(c.context)),
                     {"kernel", kernel.empty() ? "-" : kernel, false, 9},
@@ -263,6 +311,8 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
                          {"ep", o.common.ep.value_or(1)},
                          {"stage", stage},
                          {"kernel", kernel},
+                         {"weights", format},
+                         {"kv_dtype", dtype_option_name(shard.kv)},
                          {"n_rows", c.n_rows},
                          {"n_depth", c.context},
                          {"prompt", c.prompt},
@@ -290,20 +340,17 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
 
 void run_op(const OpOptions& o) {
   if (!o.common.synthetic.on) fail(ErrorKind::usage, "l4-bench op takes synthetic models: add --synthetic");
-  if (o.common.kv_dtype.value_or(DType::bf16) != DType::bf16)
-    fail(ErrorKind::usage, "l4-bench op keeps K and V in bfloat16");
+  if (o.common.kv_dtype == DType::f32) fail(ErrorKind::usage, "l4-bench op keeps K and V in bf16 or fp8");
   std::vector<Case> cases;
   for (const int64_t context : o.contexts)
     for (const int64_t batch : o.batches)
       if (batch > 0) cases.push_back({batch, context, false});
   for (const int64_t prompt : o.prompts) cases.push_back({prompt, prompt, true});
   if (cases.empty()) fail(ErrorKind::usage, "nothing to measure");
-  const Topology topology{o.common.tp.value_or(1), 1, o.common.ep.value_or(1)};
-
   Bench bench(o.common);
   for (const std::string& name : o.common.models) {
     const BenchModel model(name, o.common.synthetic);
-    const Shard shard = shard_for(model.config, o.n_layers.value_or(kLayers), topology, INT64_MAX);
+    const Shard shard = shard_for(model.config, o.n_layers.value_or(kLayers), o, INT64_MAX);
     std::vector<StepPlan> steps;
     for (const Case& c : cases) {
       if (c.context > model.config.text.max_positions)
@@ -314,11 +361,8 @@ void run_op(const OpOptions& o) {
       const std::unique_ptr<Backend> backend = bench.make_backend(steps, kv_page_tokens(shard.cut.text));
       std::vector<double> differences;
       for (const Case& c : cases)
-        differences.push_back(bench.on_gpu() ? check(*backend, model.config, topology, c, o.common.synthetic.seed,
-                                                     o.common.threads.value_or(0))
-                                             : 0);
-      Stack stack(*backend, shard.whole, shard.cut, shard.plan, o.common.synthetic.seed, o.common.round_robin_experts,
-                  steps);
+        differences.push_back(bench.on_gpu() ? check(*backend, model.config, o, c) : 0);
+      Stack stack(*backend, shard, o.common.synthetic.seed, o.common.round_robin_experts, steps);
       for (size_t i = 0; i < cases.size(); ++i)
         measure(bench, *backend, model, o, shard, stack, cases[i], differences[i]);
     } catch (const Error& e) {

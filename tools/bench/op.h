@@ -9,6 +9,7 @@ struct OpOptions {
   CommonOptions common;                         // -tp N: the shapes of one of N ranks, run on one device
   std::vector<int64_t> batches = {1, 8}, prompts, contexts = {1024};
   std::optional<int> n_layers;                  // whose weights take turns, so that no cache holds them
+  bool experts_alone = false;                   // next to nothing of the shared expert
 };
 void run_op(const OpOptions& options);
 

@@ -62,9 +62,19 @@ double StepCost::flops() const {
   return sum;
 }
 
+double Part::seconds(const Rates& rates) const {
+  return std::max(bytes / rates.read_bytes, (flops - fp8_flops) / rates.flops + fp8_flops / rates.fp8_flops);
+}
+
+Part linear_part(const std::string& name, const LinearSpec& spec, double n_rows, double share) {
+  const double flops = share * 2 * n_rows * double(spec.n) * double(spec.k);
+  const bool fp8 = spec.format == WeightFormat::fp8 && spec.input != InputFormat::as_is;
+  return {name, share * double(weight_bytes(spec.format, spec.n, spec.k, spec.group)), flops, fp8 ? flops : 0};
+}
+
 double StepCost::limit_seconds(const Rates& rates) const {
   double sum = 0;
-  for (const Part& part : parts) sum += std::max(part.bytes / (tp * rates.read_bytes), part.flops / (tp * rates.flops));
+  for (const Part& part : parts) sum += part.seconds(rates) / tp;
   return sum;
 }
 
@@ -85,8 +95,8 @@ CostModel::CostModel(const ModelConfig& config, const Topology& topology, DType 
 
   auto add = [](Linears& to, const LinearPlan& plan, double share = 1) {
     if (plan.spec.n == 0) return;
-    to.bytes += share * double(l4::weight_bytes(plan.spec.format, plan.spec.n, plan.spec.k, plan.spec.group));
-    to.params += share * double(plan.spec.n) * double(plan.spec.k);
+    const Part part = linear_part("", plan.spec, 1, share);
+    to.bytes += part.bytes, to.flops += part.flops, to.fp8_flops += part.fp8_flops;
   };
   for (int rank = 0; rank < topology.world(); ++rank) {
     const WeightPlan plan = plan_weights(config, shard_of(config, topology, rank), activation, stored);
@@ -112,6 +122,11 @@ double CostModel::expected_experts(int64_t n_rows) const {
   return e * (1 - std::pow(1 - double(top_k_) / e, double(n_rows)));
 }
 
+// Read so many times, once for each expert that was hit.
+Part CostModel::Linears::part(const char* name, double n_read, double n_rows) const {
+  return {name, n_read * bytes, n_rows * flops, n_rows * fp8_flops};
+}
+
 StepCost CostModel::step(const StepWork& work, double experts) const {
   const double rows = double(work.n_rows), routed_rows = rows * double(top_k_), out = double(work.n_out);
   double read = 0, pairs = 0, written = 0;
@@ -124,11 +139,11 @@ StepCost CostModel::step(const StepWork& work, double experts) const {
   StepCost cost;
   cost.tp = tp_;
   // A router is whole on every rank, computed and read there.
-  cost.parts = {{"attention", attention_.bytes, 2 * rows * attention_.params},
-                {"shared + dense", shared_.bytes, 2 * rows * shared_.params},
-                {"routed", experts * routed_.bytes, 2 * routed_rows * routed_.params},
-                {"router", router_.bytes, 2 * rows * router_.params},
-                {"lm_head", work.n_out > 0 ? head_.bytes : 0, 2 * out * head_.params},
+  cost.parts = {attention_.part("attention", 1, rows),
+                shared_.part("shared + dense", 1, rows),
+                routed_.part("routed", experts, routed_rows),
+                router_.part("router", 1, rows),
+                head_.part("lm_head", work.n_out > 0 ? 1 : 0, out),
                 {"KV", kv_token_bytes_ * read, flops_per_pair_ * pairs},
                 {"KV written", kv_token_bytes_ * written, 0}};
   return cost;

@@ -2,9 +2,9 @@
 // config, a topology and the shapes of a step (performance.md 1, and the same formulas as shared/tools/roofline.py).
 //
 // Counted: every weight that the step's rows need, once (of the routed experts those that were hit), keys and values
-// read (each stretch once, the step's own rows included) and written, those of FP8 with their scales. Not counted,
-// because together they are below 0.1 % of any step of a real model: norm weights, embedding rows, activations, logits,
-// page tables.
+// read (each stretch once, the step's own rows included) and written, all with their scales. Products of FP8 weights whose
+// inputs are quantised go at the rate of FP8 products, all others, INT4's too, at that of BF16. Not counted, because together
+// they are below 0.1 % of any step of a real model: norm weights, embedding rows, activations, logits, page tables.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +34,18 @@ StepWork prefill_work(int64_t begin, int64_t n, int64_t chunk);
 struct Rates {
   double read_bytes = 0;  // a second
   double flops = 0;       // a second, BF16 matrix products
+  double fp8_flops = 0;   // a second, FP8 matrix products
 };
 
+// Of all ranks together.
 struct Part {
   std::string name;
-  double bytes = 0, flops = 0;  // of all ranks together
+  double bytes = 0, flops = 0;
+  double fp8_flops = 0;  // of `flops`: of FP8 products
+  double seconds(const Rates& rates) const;  // the longer of reading and multiplying
 };
+// n_rows inputs through one matrix of a linear, of which `share` is read and multiplied.
+Part linear_part(const std::string& name, const LinearSpec& spec, double n_rows, double share = 1);
 
 struct StepCost {
   std::vector<Part> parts;
@@ -63,7 +69,8 @@ class CostModel {
 
  private:
   struct Linears {           // one part's weights, all ranks together
-    double bytes = 0, params = 0;
+    double bytes = 0, flops = 0, fp8_flops = 0;  // flops: of one row
+    Part part(const char* name, double n_read, double n_rows) const;
   };
   int tp_;
   int64_t n_experts_, top_k_;

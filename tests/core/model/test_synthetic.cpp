@@ -75,7 +75,8 @@ void check_same(const ModelConfig& a, const ModelConfig& b) {
 
 // Logits of ten tokens in one step.
 std::vector<float> logits_of(const ModelConfig& config, uint64_t seed, Topology topology,
-                             const TraceSink& trace = nullptr, bool round_robin = false) {
+                             const TraceSink& trace = nullptr, bool round_robin = false,
+                             const SyntheticFormat& format = {}) {
   ExecutorOptions options;
   options.topology = topology;
   options.dtype = DType::f32;
@@ -83,7 +84,7 @@ std::vector<float> logits_of(const ModelConfig& config, uint64_t seed, Topology 
   options.max_step_rows = options.max_out_rows = 10;
   options.round_robin_experts = round_robin;
   for (int64_t& pages : options.kv_pages) pages = 4;
-  Executor executor(config, SyntheticWeights(config, seed), options);
+  Executor executor(config, SyntheticWeights(config, seed, format), options);
   if (trace) executor.set_trace(trace);
   KvPools pools(executor.page_tokens(), config.text.attention_chunk, {4, 4});
   Sequence sequence(pools, {7, 1, 900, 33, 4, 5, 2047, 0, 12, 13}, {});
@@ -153,6 +154,55 @@ TEST_CASE("synthetic: the model is the same however it is cut, and another with 
   for (const Topology topology : {Topology{2, 1, 1}, Topology{2, 1, 2}, Topology{1, 2, 1}})
     CHECK(difference(logits_of(config, 1, topology), whole) < 1e-4);
   CHECK(difference(logits_of(config, 2, {}), whole) > 1);
+}
+
+TEST_CASE("synthetic: formats store the parts that performance.md 1.2 says") {
+  const ModelConfig config = synthetic_config("maverick");
+  const auto formats = [&](const char* name) {
+    const SyntheticWeights weights(config, 1, synthetic_format(name, 64));
+    std::string all;
+    for (const char* tensor : {"layers.1.self_attn.q_proj.weight", "layers.1.feed_forward.shared_expert.up_proj.weight",
+                               "layers.0.feed_forward.down_proj.weight", "layers.1.feed_forward.experts.gate_up_proj",
+                               "layers.1.feed_forward.router.weight", "layers.1.input_layernorm.weight"})
+      all += cat(weight_format_name(weights.stored(cat("language_model.model.", tensor)).held(DType::bf16)), " ");
+    const StoredWeight head = weights.stored("language_model.lm_head.weight");
+    CHECK((head.input == InputFormat::fp8_token) == (head.dtype == DType::f8_e4m3));
+    return all + weight_format_name(head.held(DType::bf16));
+  };
+  // attention, shared expert, dense MLP, routed experts, router, norm, head
+  CHECK(formats("bf16") == "BF16 BF16 BF16 BF16 BF16 BF16 BF16");
+  CHECK(formats("fp8") == "FP8 FP8 FP8 FP8 BF16 BF16 BF16");
+  CHECK(formats("fp8-ffn") == "BF16 FP8 FP8 FP8 BF16 BF16 BF16");
+  CHECK(formats("fp8-experts") == "BF16 BF16 BF16 FP8 BF16 BF16 BF16");
+  CHECK(formats("int4") == "INT4 INT4 INT4 INT4 BF16 BF16 BF16");
+  CHECK(formats("int4-ffn") == "BF16 INT4 INT4 INT4 BF16 BF16 BF16");
+  CHECK(formats("int4-mix") == "FP8 INT4 INT4 INT4 BF16 BF16 FP8");
+  CHECK(error_of([&] { synthetic_format("nvfp4", 64); }).find("found \"nvfp4\"") != std::string::npos);
+  CHECK(error_of([&] { SyntheticWeights(config, 1, synthetic_format("int4", 96)); }).find("no multiple of the group of 96") !=
+        std::string::npos);
+}
+
+TEST_CASE("synthetic: quantised models are the same however they are cut, and near the unquantised one") {
+  const ModelConfig config = synthetic_config("tiny");
+  const std::vector<float> bf16 = logits_of(config, 1, {}, nullptr, true);
+  double squares = 0;
+  for (const float x : bf16) squares += double(x) * double(x);
+  for (const std::string& name : synthetic_format_names()) {
+    CAPTURE(name);
+    const SyntheticFormat format = synthetic_format(name, 64);
+    const std::vector<float> whole = logits_of(config, 1, {}, nullptr, true, format);
+    const std::vector<float> cut = logits_of(config, 1, {2, 1, 2}, nullptr, true, format);
+    double distance = 0, between = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+      distance += std::pow(double(whole[i]) - double(bf16[i]), 2);
+      between += std::pow(double(whole[i]) - double(cut[i]), 2);
+    }
+    // Codes of 15 steps are off by 1 / 8 of the weights' size, FP8's by 1 / 40; each a few times, one after the other.
+    const bool int4 = format.routed == WeightFormat::int4, fp8 = format.attention == WeightFormat::fp8 || format.routed == WeightFormat::fp8;
+    CHECK(std::sqrt(distance / squares) < (int4 ? 0.6 : 0.15));
+    CHECK((distance > 0) == (name != "bf16"));
+    CHECK(std::sqrt(between / squares) < (fp8 ? 0.03 : 1e-5));  // a rank's part of a row has a scale of its own
+  }
 }
 
 TEST_CASE("synthetic: dense layers and QK norm off, cut in two") {

@@ -1,8 +1,11 @@
 // Weights made on the device against those made on the host and packed (ops/backend.cpp).
 #include "kernels/cuda/random_weights.h"
 
-#include "kernels/cuda/gpu_testing.h"
+#include "engine/executor.h"
+#include "engine/step_builder.h"
+#include "kernels/cuda/pack_testing.h"
 #include "kernels/cuda/weight_layout.h"
+#include "model/synthetic.h"
 
 using namespace l4;
 using namespace l4::test;
@@ -83,4 +86,99 @@ TEST_CASE("cuda random weights: views and biases") {
   });
   const Values bias = gpu.download({w.bias.data(), DType::f32, {10}});
   for (int64_t i = 0; i < 10; ++i) CHECK(bias.at(i) == round_bf16(random_weight({9, 0, 0.125f}, i)));
+}
+
+TEST_CASE("cuda random weights: INT4's codes and scales, however the tensor is cut") {
+  skip_without_gpu();
+  struct Case {
+    int64_t n, k, n_experts, group;
+    bool gated, transposed;
+  };
+  for (const Case& c : {Case{32, 256, 1, 32, true, false}, Case{18, 96, 2, 32, false, true}, Case{32, 512, 3, 128, true, true}}) {
+    CAPTURE(c.n);
+    CAPTURE(c.k);
+    const LinearSpec spec{"w", c.n, c.k, c.n_experts, c.gated, false, WeightFormat::int4, c.group};
+    auto index = [&](int64_t e, int64_t n, int64_t k) {
+      return c.transposed ? (e * c.k + k) * c.n + n : (e * c.n + n) * c.k + k;
+    };
+    std::vector<RandomSlice> slices;
+    const int64_t half = c.n / 2 - 1, part = c.group;
+    for (int64_t e = 0; e < c.n_experts; ++e)
+      for (const auto& [n0, n1] : {std::pair{int64_t(0), half}, std::pair{half, c.n}})
+        for (const auto& [k0, k1] : {std::pair{int64_t(0), part}, std::pair{part, c.k}}) {
+          RandomSlice s{{}, index(e, n0, k0), kTensor};
+          s.at.n = n1 - n0, s.at.k = k1 - k0;
+          s.at.n_stride = c.transposed ? 1 : c.k, s.at.k_stride = c.transposed ? c.n : 1;
+          s.at.expert = e, s.at.n_offset = n0, s.at.k_offset = k0;
+          slices.push_back(s);
+        }
+    Packer packer;
+    const PackedWeight w = packer.backend->pack_random(spec, slices, {});
+    CHECK(w.bytes() == packer.backend->packed_bytes(spec));
+    const std::vector<uint32_t> words = packer.contents<uint32_t>(w.data);
+    const std::vector<BFloat16> scales = packer.contents<BFloat16>(w.scales);
+    const int64_t groups = c.k / c.group, tile_rows = cuda::scale_tiles(c.n) * cuda::kScaleRows;
+    int64_t wrong = 0, n_zero = 0;
+    double most = 0;
+    std::map<int, int64_t> counts;
+    for (int64_t e = 0; e < c.n_experts; ++e)
+      for (int64_t n = 0; n < c.n; ++n) {
+        const int64_t row = cuda::packed_row(spec, n);
+        for (int64_t k = 0; k < c.k; ++k) {
+          const BFloat16 scale = scales[size_t(e * tile_rows * groups + cuda::group_scale_at(row, k / c.group, groups))];
+          wrong += scale.bits != to_bf16(random_int4_scale(kTensor, index(e, n, k / c.group * c.group))).bits;
+          const uint32_t word = words[size_t((e * c.n + row) * c.k / 8 + cuda::word_at(k / 8, c.k))];
+          const int code = int(word >> cuda::shift_of(k % 8) & 15) - 8;
+          ++counts[code];
+          wrong += code != random_int4_code(kTensor, index(e, n, k), 1 / to_float(scale));
+          most = std::max(most, std::abs(double(code) * double(to_float(scale)) - double(random_weight(kTensor, index(e, n, k)))));
+        }
+      }
+    CHECK(wrong == 0);
+    CHECK(counts.size() == 15);  // -7 .. 7
+    CHECK(most < 0.3 * 0.19);    // what is beyond seven of the smallest scales
+    for (const BFloat16 scale : scales) n_zero += scale.bits == 0;
+    CHECK(n_zero == c.n_experts * groups * (tile_rows - c.n));
+  }
+}
+
+namespace {
+std::vector<float> logits_of(const ModelConfig& config, const SyntheticFormat& format, int tp, std::vector<int> gpus) {
+  ExecutorOptions options;
+  options.topology.tp = tp;
+  options.gpus = std::move(gpus);
+  options.dtype = DType::f32;
+  options.cpu_threads = 2;
+  options.max_step_rows = options.max_out_rows = 6;
+  options.round_robin_experts = true;  // no near tie of the router's
+  for (int64_t& pages : options.kv_pages) pages = 4;
+  Executor executor(config, SyntheticWeights(config, 1, format), options);
+  KvPools pools(executor.page_tokens(), config.text.attention_chunk, {4, 4});
+  Sequence sequence(pools, {7, 1, 900, 33, 4, 2047}, {});
+  REQUIRE(sequence.reserve(6));
+  const StepPart part{&sequence, OutRows::all};
+  return executor.logits(build_step({&part, 1}, 0));
+}
+}  // namespace
+
+TEST_CASE("cuda random weights: models in every format give the CPU's logits") {
+  skip_without_gpu();
+  ModelConfig config = synthetic_config("tiny");
+  keep_layers(config, 2);
+  config.text.layers[0].moe = false;
+  for (const std::string& name : synthetic_format_names()) {
+    CAPTURE(name);
+    const SyntheticFormat format = synthetic_format(name, 64);
+    const std::vector<float> ours = logits_of(config, format, 1, {0}), theirs = logits_of(config, format, 1, {});
+    REQUIRE(ours.size() == theirs.size());
+    double distance = 0, size = 0;
+    for (size_t i = 0; i < ours.size(); ++i) {
+      distance += std::pow(double(ours[i]) - double(theirs[i]), 2);
+      size += double(theirs[i]) * double(theirs[i]);
+    }
+    // With inputs in FP8 a sum that differs in its last bit may become another code.
+    const bool fp8 = format.attention == WeightFormat::fp8 || format.routed == WeightFormat::fp8;
+    CHECK(std::sqrt(distance / size) < (fp8 ? 0.02 : 1e-5));
+    CHECK(size / double(ours.size()) == doctest::Approx(1).epsilon(0.5));
+  }
 }
