@@ -102,9 +102,9 @@ TEST_CASE("cuda random weights: INT4's codes and scales, however the tensor is c
       return c.transposed ? (e * c.k + k) * c.n + n : (e * c.n + n) * c.k + k;
     };
     std::vector<RandomSlice> slices;
-    const int64_t half = c.n / 2 - 1, part = c.group;
+    const int64_t middle = c.n / 2 - 1, part = c.group;
     for (int64_t e = 0; e < c.n_experts; ++e)
-      for (const auto& [n0, n1] : {std::pair{int64_t(0), half}, std::pair{half, c.n}})
+      for (const auto& [n0, n1] : {std::pair{int64_t(0), middle}, std::pair{middle, c.n}})
         for (const auto& [k0, k1] : {std::pair{int64_t(0), part}, std::pair{part, c.k}}) {
           RandomSlice s{{}, index(e, n0, k0), kTensor};
           s.at.n = n1 - n0, s.at.k = k1 - k0;
