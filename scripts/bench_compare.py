@@ -4,7 +4,7 @@
     scripts/bench_compare.py before.jsonl after.jsonl
     scripts/bench_compare.py --check
 
-Tests are matched by what was measured: model, device, ranks, types, test. The ratio is after / before of the medians;
+Tests are matched by what was measured: model, device, ranks, formats, test. The ratio is after / before of the medians;
 "noise" is how far it may be off by chance: two standard errors of both sides together. A ratio outside of it is marked
 "faster" or "slower". Exit status 1 with --fail-below R when any ratio, noise added, is below R. Standard library only.
 """
@@ -14,7 +14,7 @@ import json
 import math
 import sys
 
-KEY = ("model_name", "n_layers", "device", "backend", "tp", "pp", "ep", "dtype", "routing", "test", "n_batch")
+KEY = ("model_name", "n_layers", "device", "backend", "tp", "pp", "ep", "format", "dtype", "kv_dtype", "routing", "test", "n_batch")
 
 
 def read(path):
@@ -66,7 +66,7 @@ def label(key, keys):
     parts = []
     for position, name in enumerate(KEY):
         if name == "test" or len({other[position] for other in keys}) > 1:
-            parts.append(str(key[position]) if name in ("test", "model_name", "device") else f"{name} {key[position]}")
+            parts.append(str(key[position]) if name in ("test", "model_name", "device", "format") else f"{name} {key[position]}")
     return ", ".join(parts)
 
 

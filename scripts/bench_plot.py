@@ -5,7 +5,7 @@
     scripts/bench_plot.py --check
 
 Left: tokens a second (median; bars: standard deviation). Right: per cent of the limit that the device's ceilings
-allow. One line for each model, device and kind of test; along x what --x names, by default whichever of context,
+allow. One line for each model, format, device and kind of test; along x what --x names, by default whichever of context,
 sequences and prompt takes most values. matplotlib is pinned in scripts/requirements.txt.
 """
 
@@ -44,6 +44,8 @@ def series(records, axis):
         word = re.match(r"[a-z]+", record["test"]).group()
         others = [f"{name[2:]} {record[name]}" for name in AXES if name != axis and len({r.get(name) for r in records}) > 1]
         names = [record["model_name"]] if len({r["model_name"] for r in records}) > 1 else []
+        names += [record["format"]] if len({r.get("format") for r in records}) > 1 and record.get("format") else []
+        names += [record["stage"]] if len({r.get("stage") for r in records}) > 1 and record.get("stage") else []
         names += [record["device"]] if len({r["device"] for r in records}) > 1 else []
         names += [record["routing"]] if len({r.get("routing") for r in records}) > 1 else []
         return ", ".join(names + [word] + others)
@@ -85,6 +87,8 @@ def check():
                 "n_depth": d, "n_sequences": b, "n_prompt": 0, "median_ts": b * 100 / d, "stddev_ts": 1.0, "limit_share": 0.5}
                for d in (1024, 4096, 16384) for b in (1, 8)]
     assert choose_axis(records) == "n_depth"
+    mixed = [{**r, "format": f} for r in records for f in ("bf16", "int4-mix")]
+    assert "int4-mix, decode, sequences 8" in series(mixed, "n_depth"), sorted(series(mixed, "n_depth"))
     lines = series(records, "n_depth")
     assert sorted(lines) == ["decode, sequences 1", "decode, sequences 8"], sorted(lines)
     assert [p[0] for p in lines["decode, sequences 8"]] == [1024, 4096, 16384]

@@ -225,8 +225,43 @@ TEST_CASE("l4-bench: an FP8 cache moves fewer bytes, its scales counted") {
   // Read, in two steps after five to warm up, and written; 4 layers, K and V of 2 kv heads of 64.
   const double tokens = 3 * (50 + 5 + 1.5) + 3;
   CHECK(number(plain, "bytes_per_step") - number(fp8, "bytes_per_step") == tokens * 4 * 2 * 2 * (64 * 2 - (64 + 2)));
-  const Result op = bench({"op", "-m", "tiny", "--synthetic", "--kv-cache-dtype", "fp8"});
-  CHECK(one_line_error(op, 2).find("l4-bench op keeps K and V in bfloat16") != std::string::npos);
+}
+
+TEST_CASE("l4-bench: formats, in whole steps and in stages") {
+  const std::vector<std::string> mix = {"--format", "int4-mix", "--group-size", "32", "--kv-cache-dtype", "fp8"};
+  std::vector<std::string> words = {"decode", "--context", "9", "-n", "2"};
+  const std::vector<Json> steps = results_of(words + kTiny + mix);
+  CHECK(text(steps[0], "format") == "int4-mix g32");
+  CHECK(text(results_of(words + kTiny)[0], "format") == "bf16");
+  // An unquantised model whose attention and head are quantised as it is loaded.
+  const std::vector<std::string> loaded = {"--format", "int4-ffn", "--group-size", "32", "--attn-dtype", "fp8", "--head-dtype",
+                                           "fp8",      "--kv-cache-dtype", "fp8"};
+  const Json same = results_of(words + kTiny + loaded)[0];
+  CHECK(text(same, "format") == "int4-mix g32");
+  // A byte a weight and four a row of attention and head; half a byte and two for 32 weights of the shared and one routed
+  // expert; the router; a token's K and V with their scales, of 9 tokens, five to warm up and 1.5, and what is written.
+  const double attention = 256 * 512 + 4 * 512 + 256 * 256 + 4 * 256, expert = 3 * 512 * 256 * (0.5 + 2.0 / 32);
+  const double kv = 2 * 2 * (64 + 2), head = 2048 * 256 + 4 * 2048;
+  const double bytes = 4 * (attention + 2 * expert + 2 * 16 * 256 + kv * (9 + 5 + 1.5 + 1)) + head;
+  CHECK(number(steps[0], "bytes_per_step") == doctest::Approx(bytes));
+  CHECK(number(same, "bytes_per_step") == doctest::Approx(bytes));
+
+  words = {"op", "--batch", "1", "--context", "40", "-r", "1"};
+  const std::vector<Json> op = results_of(words + kTiny + mix);
+  CHECK(text(op[0], "format") == "int4-mix g32");
+  CHECK(text(op[0], "stored") == "FP8");
+  CHECK(number(op[0], "bytes") == 256 * 512 + 4 * 512 + kv);
+  CHECK(number(op[1], "bytes") == kv * 40);
+  CHECK(text(op[4], "stored") == "INT4");
+  CHECK(number(op[4], "bytes") == 2 * 1024 * 256 * (0.5 + 2.0 / 32));
+  CHECK(number(op[6], "bytes") == head);
+  // All experts by two rows each, and the 256 columns that are left of the shared one.
+  words = {"op", "--batch", "32", "--context", "40", "-r", "1", "--routing", "uniform", "--experts-alone"};
+  const std::vector<Json> alone = results_of(words + kTiny + mix);
+  CHECK(number(alone[4], "bytes") == 16.5 * 1024 * 256 * (0.5 + 2.0 / 32));
+  CHECK(number(alone[4], "flops") == 2 * 32 * 1.5 * 1024 * 256);
+  words = {"op", "--batch", "1", "--context", "40", "-r", "1", "--format", "fp8-experts"};
+  CHECK(text(results_of(words + kTiny)[4], "stored") == "BF16, FP8");
 }
 
 TEST_CASE("l4-bench: ranks of threads, float32, a seed, no warm-up") {
@@ -252,6 +287,9 @@ TEST_CASE("l4-bench: wrong command lines are one line, status 2") {
       {{"-d", "1-2000"}, "1000"},
       {{"-d", "32K"}, "context"},
       {{"--layers", "4"}, "--synthetic"},
+      {{"--format", "int4-mix"}, "--synthetic"},
+      {{"-m", "tiny", "--synthetic", "--format", "nvfp4"}, "nvfp4"},
+      {{"-m", "tiny", "--synthetic", "--format", "int4", "--group-size", "48"}, "--group-size"},
       {{"-m", "tiny", "--synthetic", "--layers", "5"}, "4 layers"},
       {{"-m", "gpt", "--synthetic"}, "gpt"},
       {{"-m", "tiny", "--synthetic", "-tp", "3"}, "--tensor-parallel-size 3"},

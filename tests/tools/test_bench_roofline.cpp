@@ -11,16 +11,20 @@ using namespace l4::bench;
 
 namespace {
 
-const StoredWeights kBf16 = [](const std::string&) { return DType::bf16; };
-
-CostModel cost_model(const std::string& name, Topology topology = {}, DType kv = DType::bf16) {
-  return CostModel(synthetic_config(name), topology, DType::bf16, kv, kBf16);
+CostModel cost_model(const std::string& name, Topology topology = {}, DType kv = DType::bf16,
+                     const SyntheticFormat& format = {}) {
+  const ModelConfig config = synthetic_config(name);
+  return CostModel(config, topology, DType::bf16, kv, SyntheticWeights(config, 1, format).all_stored());
 }
+
+// FP8's scales of rows, which roofline.py leaves out, and those of the FP8 cache's tokens.
+constexpr double kRowScale = 4, kFp8Kv = 2048 + 32, kPlainFp8Kv = 2048;
+constexpr double kAttentionRows = 48 * (7168.0 + 5120), kExpertRows = 16384 + 5120, kHeadRows = 202048;
 
 using Row = std::map<std::string, std::string>;  // by column
 // The rows of the last Markdown table that roofline.py prints.
 std::vector<Row> printed(std::vector<std::string> words) {
-  words.insert(words.begin(), {"python3", test::shared_data("../tools/roofline.py").string(), "--weights", "bf16"});
+  words.insert(words.begin(), {"python3", test::shared_data("../tools/roofline.py").string()});
   const test::Result r = test::run(words);
   if (r.status == 127) L4_SKIP("python3 is not here");
   REQUIRE_MESSAGE(r.status == 0, r.err);
@@ -56,48 +60,111 @@ void check_printed(double ours, const Row& row, const std::string& column) {
 
 }  // namespace
 
-TEST_CASE("bench roofline: decode is roofline.py's") {
-  for (const std::string model : {"scout", "maverick"})
-    for (const int n_gpus : {1, 2}) {
-      CAPTURE(model);
-      const CostModel cost = cost_model(model, {.tp = n_gpus});
-      for (const Row& row : printed({"--model", model, "--gpu", "h100", "--n-gpus", std::to_string(n_gpus), "--table",
-                                     "decode", "--batch", "1,2,8,64,256", "--context", "1K,8K,9K,128K", "--local-fill",
-                                     "exact"})) {
-        const int64_t context = int64_t(parse_size(row.at("context")).value_or(0));
-        const int64_t batch = parse_int(row.at("batch")).value_or(0);
-        CAPTURE(context);
-        CAPTURE(batch);
-        const double experts = cost.expected_experts(batch);
-        const StepCost step = cost.step(decode_work(batch, context, 8192), experts);
-        check_printed(experts, row, "experts hit");
-        check_printed(step.part("attention").bytes / 1e9, row, "attn GB");
-        check_printed(step.part("shared + dense").bytes / 1e9, row, "shared GB");
-        check_printed(step.part("routed").bytes / 1e9, row, "routed GB");
-        check_printed(step.part("lm_head").bytes / 1e9, row, "lm_head GB");
-        check_printed(step.part("KV").bytes / 1e9, row, "KV GB");
-        // roofline.py counts nothing written, and one router where every rank has its own.
-        const double written = step.part("KV written").bytes, copies = step.part("router").bytes * (1 - 1.0 / n_gpus);
-        const double seconds = step.limit_seconds({3.11e12, 790e12}) - (written + copies) / (n_gpus * 3.11e12);
-        check_printed(seconds * 1e3, row, "step ms");
+TEST_CASE("bench roofline: decode is roofline.py's, in every format") {
+  struct Case {
+    std::string model, format, preset;  // ours, roofline.py's
+    int n_gpus;
+    DType kv;
+    std::string group = "128";
+  };
+  const DType bf16 = DType::bf16, fp8 = DType::f8_e4m3;
+  for (const Case& c : {Case{"scout", "bf16", "bf16", 1, bf16}, Case{"scout", "bf16", "bf16", 2, bf16},
+                        Case{"maverick", "bf16", "bf16", 1, bf16}, Case{"maverick", "bf16", "bf16", 2, bf16},
+                        Case{"scout", "fp8", "fp8", 1, fp8}, Case{"scout", "fp8", "fp8", 2, bf16},
+                        Case{"scout", "fp8-ffn", "fp8-ffn", 1, bf16}, Case{"maverick", "fp8", "fp8", 1, fp8},
+                        Case{"maverick", "fp8-experts", "fp8-routed", 2, bf16}, Case{"scout", "int4", "int4", 1, bf16, "32"},
+                        Case{"scout", "int4-ffn", "int4-ffn", 1, bf16}, Case{"scout", "int4-mix", "int4-mix", 1, fp8},
+                        Case{"maverick", "int4-mix", "int4-mix", 2, fp8}, Case{"maverick", "int4", "int4", 2, bf16, "64"}}) {
+    CAPTURE(c.model);
+    CAPTURE(c.format);
+    CAPTURE(c.n_gpus);
+    const SyntheticFormat format = synthetic_format(c.format, parse_int(c.group).value_or(0));
+    const CostModel cost = cost_model(c.model, {.tp = c.n_gpus}, c.kv, format);
+    const bool kv8 = c.kv == fp8;
+    const Rates rates{3.11e12, 790e12, 1330e12};
+    // Scales of a row-parallel linear are on every rank, those of others on one.
+    const double n = c.n_gpus, moe = c.model == "scout" ? 48 : 24, dense_rows = (48 - moe) * (32768 + n * 5120);
+    const auto scales = [&](WeightFormat f, double rows) { return f == WeightFormat::fp8 ? rows * kRowScale : 0; };
+    for (const Row& row : printed({"--weights", c.preset, "--group", c.group, "--kv", kv8 ? "fp8" : "bf16", "--model", c.model,
+                                   "--gpu", "h100", "--n-gpus", std::to_string(c.n_gpus), "--table", "decode", "--batch",
+                                   "1,8,32,64,256", "--context", "1K,8K,9K,128K", "--local-fill", "exact"})) {
+      const int64_t context = int64_t(parse_size(row.at("context")).value_or(0));
+      const int64_t batch = parse_int(row.at("batch")).value_or(0);
+      CAPTURE(context);
+      CAPTURE(batch);
+      const double experts = cost.expected_experts(batch);
+      StepCost step = cost.step(decode_work(batch, context, 8192), experts);
+      for (Part& part : step.parts) {  // what roofline.py leaves out
+        if (part.name == "attention") part.bytes -= scales(format.attention, kAttentionRows + (n - 1) * 48 * 5120);
+        if (part.name == "shared + dense")
+          part.bytes -= scales(format.shared, moe * (kExpertRows + (n - 1) * 5120) + dense_rows);
+        if (part.name == "routed") part.bytes -= scales(format.routed, experts * moe * (kExpertRows + (n - 1) * 5120));
+        if (part.name == "lm_head") part.bytes -= scales(format.head, kHeadRows);
+        if (part.name == "KV" && kv8) part.bytes *= kPlainFp8Kv / kFp8Kv;
+        if (part.name == "router") part.bytes /= n, part.flops /= n;  // a whole one on every rank
+        if (part.name == "KV written") part.bytes = 0;
       }
+      check_printed(experts, row, "experts hit");
+      check_printed(step.part("attention").bytes / 1e9, row, "attn GB");
+      check_printed(step.part("shared + dense").bytes / 1e9, row, "shared GB");
+      check_printed(step.part("routed").bytes / 1e9, row, "routed GB");
+      check_printed(step.part("lm_head").bytes / 1e9, row, "lm_head GB");
+      check_printed(step.part("KV").bytes / 1e9, row, "KV GB");
+      check_printed(step.limit_seconds(rates) * 1e3, row, "step ms");
     }
+  }
 }
 
-TEST_CASE("bench roofline: prefill is roofline.py's") {
-  for (const std::string model : {"scout", "maverick"})
-    for (const Row& row : printed({"--model", model, "--table", "prefill", "--context", "2K,8K,32K,128K"})) {
+TEST_CASE("bench roofline: the limits that are quoted, all scales counted") {
+  struct Case {
+    std::string model, format;
+    int n_gpus;
+    double read_bytes, tokens;  // a second
+  };
+  for (const Case& c : {Case{"scout", "int4-mix", 1, 3.11e12, 299}, Case{"scout", "int4-mix", 1, 4.56e12, 439},
+                        Case{"scout", "fp8", 1, 4.56e12, 264}, Case{"scout", "fp8", 2, 3.11e12, 360},
+                        Case{"maverick", "int4-mix", 2, 4.56e12, 876}}) {
+    CAPTURE(c.format);
+    const CostModel cost = cost_model(c.model, {.tp = c.n_gpus}, DType::f8_e4m3, synthetic_format(c.format, 128));
+    const double seconds = cost.step(decode_work(1, 1024, 8192), 1).limit_seconds({c.read_bytes, 790e12, 1330e12});
+    CHECK(1 / seconds == doctest::Approx(c.tokens).epsilon(0.004));
+  }
+}
+
+TEST_CASE("bench roofline: prefill is roofline.py's, products in FP8 at their own rate") {
+  for (const auto& [model, format, preset] :
+       {std::tuple{"scout", "bf16", "bf16"}, {"maverick", "bf16", "bf16"}, {"scout", "fp8", "fp8"},
+        {"scout", "fp8-ffn", "fp8-ffn"}, {"scout", "int4-mix", "int4-mix"}, {"maverick", "fp8-experts", "fp8-routed"}})
+    for (const Row& row : printed({"--weights", preset, "--model", model, "--table", "prefill", "--context", "2K,8K,32K,128K"})) {
       const int64_t context = int64_t(parse_size(row.at("prompt")).value_or(0));
-      CAPTURE(model);
+      CAPTURE(std::string(model));
+      CAPTURE(std::string(format));
       CAPTURE(context);
-      const CostModel cost = cost_model(model);
-      const StepCost step = cost.step(prefill_work(0, context, 8192), 16);
-      const double linear =
-          step.flops() - step.part("KV").flops - step.part("lm_head").flops;
+      const CostModel cost = cost_model(model, {}, DType::bf16, synthetic_format(format, 128));
+      StepCost step = cost.step(prefill_work(0, context, 8192), 16);
+      const double linear = step.flops() - step.part("KV").flops - step.part("lm_head").flops;
       check_printed(linear / double(context) / 1e9, row, "linear GFLOP/token");
       // roofline.py takes context / 2 keys a row for (context + 1) / 2.
       check_printed(step.part("KV").flops / double(context + 1) / 1e9, row, "attention GFLOP/token");
+      // It counts neither bytes nor the head.
+      for (Part& part : step.parts) {
+        part.bytes = 0;
+        if (part.name == "KV") part.flops *= double(context) / double(context + 1);
+        if (part.name == "lm_head") part.flops = part.fp8_flops = 0;
+      }
+      check_printed(double(context) / step.limit_seconds({3.11e12, 790e12, 1330e12}), row, "tok/s limit");
     }
+}
+
+TEST_CASE("bench roofline: what whole models take") {  // performance.md 1.2's resident bytes, and the scales
+  const auto gigabytes = [](const char* model, const char* format, int tp) {
+    return cost_model(model, {.tp = tp}, DType::bf16, synthetic_format(format, 128)).weight_bytes() / tp / 1e9;
+  };
+  // The vision tower (867.9 M parameters in BF16) is not in performance.md's.
+  const double vision = 0.8678e9 * 2 / 1e9;
+  CHECK(gigabytes("scout", "int4-mix", 1) - vision == doctest::Approx(59.14).epsilon(0.002));
+  CHECK(gigabytes("scout", "fp8", 1) - vision == doctest::Approx(109.85).epsilon(0.002));
+  CHECK(gigabytes("maverick", "int4-mix", 2) < 110);  // of 149 that a process gets of an H200
 }
 
 TEST_CASE("bench roofline: bytes of a step by hand") {
@@ -148,7 +215,7 @@ TEST_CASE("bench roofline: a plan's shapes are those of the positions") {
 
 TEST_CASE("bench roofline: splitting over devices divides the time and keeps the bytes") {
   const StepWork work = decode_work(8, 4096, 8192);
-  const Rates rates{1e12, 1e14};
+  const Rates rates{1e12, 1e14, 2e14};
   const StepCost one = cost_model("scout").step(work, 5), pp = cost_model("scout", {.pp = 2}).step(work, 5);
   for (const Topology topology : {Topology{2, 1, 1}, Topology{8, 1, 1}, Topology{4, 1, 4}}) {
     const StepCost split = cost_model("scout", topology).step(work, 5);

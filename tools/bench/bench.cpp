@@ -196,6 +196,18 @@ std::optional<double> Bench::library_seconds(const ProductShape& shape) const {
   return measure_cuda_product(gpus_[0], shape).seconds;
 }
 
+DType Bench::activation(const BenchModel& model) const {
+  return options_.dtype.value_or(model.config.weights_dtype == "float32" ? DType::f32 : DType::bf16);
+}
+
+std::string Bench::format(const BenchModel& model) const {
+  return model.format(options_.quantize, activation(model));
+}
+
+Cell Bench::format_cell(const BenchModel& model) const {
+  return {"format", format(model), false, 8};
+}
+
 std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions sizes) const {
   if (sizes.max_context > model.config.text.max_positions)
     fail(ErrorKind::usage, model.name, " has a context of ", model.config.text.max_positions, " tokens, ",
@@ -203,7 +215,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   ExecutorOptions& e = sizes.executor;
   e.topology = options_.topology();
   e.gpus = gpus_;
-  e.dtype = options_.dtype.value_or(model.config.weights_dtype == "float32" ? DType::f32 : DType::bf16);
+  e.dtype = activation(model);
   e.kv_dtype = options_.kv_dtype;
   e.quantize = options_.quantize;
   e.cpu_threads = options_.threads.value_or(0);
@@ -219,6 +231,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
 std::vector<Cell> Bench::model_cells(const BenchModel& model, const Session& session) const {
   const ExecutorOptions& e = session.options().executor;
   return {{"model", model.name, false, 24},
+          format_cell(model),
           number_cell("size", human_bytes(uint64_t(session.cost().weight_bytes())), 10),
           number_cell("params", short_count(model.n_parameters), 8),
           {"backend", on_gpu() ? "CUDA" : "CPU", false, 7},
@@ -280,6 +293,7 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"tp", e.topology.tp},
       {"pp", e.topology.pp},
       {"ep", e.topology.ep},
+      {"format", format(model)},
       {"dtype", dtype_option_name(e.dtype)},
       {"kv_dtype", dtype_option_name(e.kv_type())},
       {"test", r.test},

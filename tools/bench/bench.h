@@ -70,6 +70,8 @@ class Bench {
   // The columns of every table, after those of the mode itself.
   std::vector<Cell> cost_cells(const Session& session, const Result& result) const;
   std::vector<Cell> model_cells(const BenchModel& model, const Session& session) const;
+  std::string format(const BenchModel& model) const;
+  Cell format_cell(const BenchModel& model) const;
   Json::Object common_fields() const;  // build, machine, ceilings
   Json::Object fields(const BenchModel& model, const Session& session, const Result& result) const;
   void report(const Record& record);
@@ -79,6 +81,7 @@ class Bench {
 
  private:
   Ceilings measure() const;
+  DType activation(const BenchModel& model) const;
 
   const CommonOptions& options_;
   std::vector<int> gpus_;  // of the ranks; none: the CPU

@@ -172,6 +172,7 @@ void run_decode(const DecodeOptions& o) {
         const double ms = median(r.seconds);
         bench.report(
             {std::vector<Cell>{{"model", model.name, false, 24},
+                               bench.format_cell(model),
                                number_cell("batch", cat(batch)),
                                number_cell("context", cat(context)),
                                ms_cell("step ms", ms),
@@ -213,6 +214,7 @@ void run_prefill(const PrefillOptions& o) {
         }
         r.cost = session->cost_of(r.steps, bench.rates());
         bench.report({std::vector<Cell>{{"model", model.name, false, 24},
+                                        bench.format_cell(model),
                                         number_cell("prompt", cat(prompt)),
                                         number_cell("rows a step", cat(std::min(batch, prompt))),
                                         ms_cell("first token ms", median(r.seconds)),
@@ -269,6 +271,7 @@ void run_latency(const LatencyOptions& o) {
           for (const auto& [suffix, share] : {std::pair{"median", 0.5}, std::pair{"p95", 0.95}, std::pair{"p99", 0.99}})
             r.more.emplace_back(cat(name, "_", suffix, "_ns"), integer(percentile(*samples, share)));
         bench.report({std::vector<Cell>{{"model", model.name, false, 24},
+                                        bench.format_cell(model),
                                         number_cell("batch", cat(batch)),
                                         number_cell("prompt", cat(prompt)),
                                         number_cell("answer", cat(o.n_gen)),

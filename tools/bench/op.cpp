@@ -245,7 +245,7 @@ StepCost cost_of_stage(const std::string& stage, const Shard& s, const StepWork&
 }
 
 // "INT4", or of an FFN whose experts are stored otherwise "BF16, FP8".
-std::string format_of_stage(const std::string& stage, const Shard& s) {
+std::string stored_of_stage(const std::string& stage, const Shard& s) {
   const LinearSpec *dense = weight_of_stage(stage, s), *routed = experts_of_stage(stage, s);
   if (!dense) return s.kv == DType::f8_e4m3 ? "FP8" : "BF16";
   const std::string shared = weight_format_name(dense->format);
@@ -276,7 +276,7 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
   for (const std::string& stage : StageRecorder::names()) {
     const std::vector<StageRecorder::Call>& calls = recorder.calls(stage);
     if (calls.empty()) continue;
-    const std::string kernel = calls[0].kernel, format = format_of_stage(stage, shard);
+    const std::string kernel = calls[0].kernel, stored = stored_of_stage(stage, shard);
     std::vector<double> seconds = backend.time_runs(
         [&] {
           for (const StageRecorder::Call& call : calls) call.run();
@@ -290,8 +290,9 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
     const auto micros = [](double s) { return fixed(s * 1e6, 2); };
     Record record;
     record.cells = {{"model", model.name, false, 18},
+                    bench.format_cell(model),
                     {"stage", stage, false, 18},
-                    {"weights", format, false, 7},
+                    {"stored", stored, false, 6},
                     number_cell("rows", cat(c.n_rows)),
                     number_cell("context", cat(c.context)),
                     {"kernel", kernel.empty() ? "-" : kernel, false, 9},
@@ -305,13 +306,15 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
                     number_cell("off by", difference > 0 ? fixed(100 * difference, 2) + " %" : "-")};
     Json::Object fields = bench.common_fields();
     const auto optional = [](const std::optional<double>& v) { return v ? Json(*v * 1e9) : Json(); };
-    Json::Object more = {{"test", cat("op ", stage)},
+    Json::Object more = {{"test", cat("op ", stage, " ", c.n_rows, o.experts_alone ? ", experts alone" : "", " @ d", c.context)},
                          {"model_name", model.name},
                          {"tp", o.common.tp.value_or(1)},
                          {"ep", o.common.ep.value_or(1)},
                          {"stage", stage},
                          {"kernel", kernel},
-                         {"weights", format},
+                         {"format", bench.format(model)},
+                         {"stored", stored},
+                         {"experts_alone", o.experts_alone},
                          {"kv_dtype", dtype_option_name(shard.kv)},
                          {"n_rows", c.n_rows},
                          {"n_depth", c.context},

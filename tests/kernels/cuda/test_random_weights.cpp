@@ -102,10 +102,10 @@ TEST_CASE("cuda random weights: INT4's codes and scales, however the tensor is c
       return c.transposed ? (e * c.k + k) * c.n + n : (e * c.n + n) * c.k + k;
     };
     std::vector<RandomSlice> slices;
-    const int64_t middle = c.n / 2 - 1, part = c.group;
+    const int64_t n_cut = c.n / 2 - 1, k_cut = c.group;
     for (int64_t e = 0; e < c.n_experts; ++e)
-      for (const auto& [n0, n1] : {std::pair{int64_t(0), middle}, std::pair{middle, c.n}})
-        for (const auto& [k0, k1] : {std::pair{int64_t(0), part}, std::pair{part, c.k}}) {
+      for (const auto& [n0, n1] : {std::pair{int64_t(0), n_cut}, std::pair{n_cut, c.n}})
+        for (const auto& [k0, k1] : {std::pair{int64_t(0), k_cut}, std::pair{k_cut, c.k}}) {
           RandomSlice s{{}, index(e, n0, k0), kTensor};
           s.at.n = n1 - n0, s.at.k = k1 - k0;
           s.at.n_stride = c.transposed ? 1 : c.k, s.at.k_stride = c.transposed ? c.n : 1;
