@@ -1,4 +1,6 @@
 // l4-bench as people start it, and its parts.
+#include "model/quantization.h"
+#include "tools/bench/checkpoint.h"
 #include "tools/bench/lists.h"
 #include "tools/bench/session.h"
 #include "tools/bench/statistics.h"
@@ -262,6 +264,58 @@ TEST_CASE("l4-bench: formats, in whole steps and in stages") {
   CHECK(number(alone[4], "flops") == 2 * 32 * 1.5 * 1024 * 256);
   words = {"op", "--batch", "1", "--context", "40", "-r", "1", "--format", "fp8-experts"};
   CHECK(text(results_of(words + kTiny)[4], "stored") == "BF16, FP8");
+}
+
+TEST_CASE("bench: a config.json that is read as the config it was made of") {
+  for (const char* name : {"scout", "maverick", "tiny"}) {
+    CAPTURE(std::string(name));
+    const l4::ModelConfig made = l4::synthetic_config(name);
+    const l4::ModelConfig read = l4::parse_model_config(l4::bench::config_json(made), "made");
+    CHECK(l4::bench::config_json(read) == l4::bench::config_json(made));
+    const auto a = expected_tensors(made), b = expected_tensors(read);
+    REQUIRE(a.size() == b.size());
+    for (size_t i = 0; i < a.size(); ++i) CHECK((a[i].name == b[i].name && a[i].shape == b[i].shape));
+    for (size_t l = 0; l < made.text.layers.size(); ++l) CHECK(made.text.layers[l].attention == read.text.layers[l].attention);
+    CHECK(read.text.rope.factor == made.text.rope.factor);
+    CHECK(read.eos_ids == made.eos_ids);
+    CHECK(read.image_token_id == made.image_token_id);
+  }
+}
+
+TEST_CASE("l4-bench: made-up checkpoints are stored as their format says, load and run") {
+  TempDir dir;
+  for (const std::string& format : l4::synthetic_format_names()) {
+    if (format == "bf16") continue;
+    CAPTURE(format);
+    const std::string path = (dir / format).string();
+    const Result written = bench({"write-checkpoint", path, "-m", "tiny", "--format", format, "--group-size", "64"});
+    REQUIRE_MESSAGE(written.status == 0, written.err);
+    CHECK(written.out.find(format) != std::string::npos);
+    const l4::ModelConfig config = l4::load_model_config(path);
+    CHECK(l4::read_quantization(config).has_value());
+    const l4::HfCheckpoint checkpoint(path);
+    const l4::CheckpointWeights weights(config, checkpoint);
+    const l4::SyntheticWeights made(config, 1, l4::synthetic_format(format, 64));
+    for (const l4::ExpectedTensor& t : expected_tensors(config)) {
+      l4::StoredWeight expected = made.stored(t.name);
+      expected.experts_apart = t.part == l4::ModelPart::routed_experts;
+      CHECK_MESSAGE((weights.stored(t.name) == expected), t.name);
+    }
+    const std::vector<Json> run = results_of({"decode", "-m", path, "--context", "30", "--batch", "8", "-n", "2"});
+    CHECK(text(run[0], "format") == (format.starts_with("int4") ? format + " g64" : format));
+    CHECK(number(run[0], "experts_hit") > 1.5);  // rows differ still
+    const std::vector<Json> load = results_of({"load", "-m", path});
+    REQUIRE(load.size() == 1);
+    CHECK(number(load[0], "load_ns") > 0);
+    CHECK(number(load[0], "first_token_ns") > number(load[0], "load_ns"));
+  }
+  CHECK(one_line_error(bench({"write-checkpoint", (dir / "int4").string(), "--format", "int4", "-m", "tiny"}), 2)
+            .find("not an empty folder") != std::string::npos);
+  CHECK(one_line_error(bench({"write-checkpoint", (dir / "x").string(), "-m", "tiny"}), 2).find("--format") !=
+        std::string::npos);
+  CHECK(one_line_error(bench({"write-checkpoint", "--format", "int4"}), 2).find("folder") != std::string::npos);
+  CHECK(one_line_error(bench({"load", "-m", "tiny", "-m", "tiny", "--synthetic"}), 2).find("one model") !=
+        std::string::npos);
 }
 
 TEST_CASE("l4-bench: ranks of threads, float32, a seed, no warm-up") {

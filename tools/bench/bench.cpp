@@ -22,19 +22,7 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
   flags.list("-m,--model", "DIR", "folder of a checkpoint, or scout|maverick|tiny with --synthetic; may be repeated",
              [&o](const std::string& name) { o.models.push_back(name); });
   flags.toggle("--synthetic", "weights made up on the device: no files are needed", &o.synthetic.on);
-  flags.number<int64_t>("--layers", "N", "the synthetic model's first N layers only", &o.synthetic.n_layers, 1, 1000);
-  flags.value("--format", join(synthetic_format_names(), "|"), "how a synthetic model's weights are stored (default bf16)",
-              [&o](const std::string& name) {
-                synthetic_format(name, 128);
-                o.synthetic.format = name;
-              });
-  flags.number<int64_t>("--group-size", "32|64|128", "columns that share a scale in INT4 (default 128)", &o.synthetic.group,
-                        32, 128);
-  flags.value("-s,--seed", "N", "of made-up weights and token ids (default 1)", [&o](const std::string& text) {
-    const std::optional<int64_t> n = parse_int(text);
-    if (!n || *n < 0) tools::wrong_value("a number from 0", text);
-    o.synthetic.seed = uint64_t(*n);
-  });
+  add_synthetic_flags(flags, o.synthetic);
   flags.value("--routing", "router|uniform", "experts by the model's router, or in turn", [&o](const std::string& name) {
     if (name != "router" && name != "uniform") tools::wrong_value("router or uniform", name);
     o.round_robin_experts = name == "uniform";
@@ -51,6 +39,26 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
               [&o](const std::string& name) { o.out = parse_format(name); });
   flags.value("-oe,--output-err", "md|csv|json|jsonl|sql|none", "the same on standard error (default none)",
               [&o](const std::string& name) { o.err = parse_format(name); });
+}
+
+void add_synthetic_flags(Flags& flags, SyntheticOptions& o) {
+  flags.number<int64_t>("--layers", "N", "the synthetic model's first N layers only", &o.n_layers, 1, 1000);
+  flags.value("--format", join(synthetic_format_names(), "|"), "how a synthetic model's weights are stored (default bf16)",
+              [&o](const std::string& name) {
+                synthetic_format(name, 128);
+                o.format = name;
+              });
+  flags.value("--group-size", "32|64|128", "columns that share a scale in INT4 (default 128)",
+              [&o](const std::string& text) {
+                const std::optional<int64_t> n = parse_int(text);
+                if (n != 32 && n != 64 && n != 128) tools::wrong_value("32, 64 or 128", text);
+                o.group = n;
+              });
+  flags.value("-s,--seed", "N", "of made-up weights and token ids (default 1)", [&o](const std::string& text) {
+    const std::optional<int64_t> n = parse_int(text);
+    if (!n || *n < 0) tools::wrong_value("a number from 0", text);
+    o.seed = uint64_t(*n);
+  });
 }
 
 void add_list_flag(Flags& flags, const std::string& names, const std::string& help, int64_t low, int64_t high,
@@ -150,13 +158,14 @@ std::string device_name(const CommonOptions& o, const std::vector<int>& gpus) {
 
 }  // namespace
 
-Bench::Bench(const CommonOptions& options)
+Bench::Bench(const CommonOptions& options, bool with_ceilings)
     : options_(options),
       gpus_(gpus_for(options)),
       environment_(find_environment(device_name(options, gpus_), gpus_.empty() ? -1 : gpus_[0])),
+      with_ceilings_(with_ceilings),
       out_(options.out, stdout),
       err_(options.err, stderr) {
-  before_ = measure();
+  if (with_ceilings) before_ = measure();
   rates_ = {before_.read_bytes, before_.flops, before_.fp8_flops};
 }
 
@@ -335,6 +344,7 @@ void Bench::report(const Record& record) {
 }
 
 void Bench::finish() {
+  if (!with_ceilings_) return;
   // The driver overwrites what a model has freed in the background: reads are 16 % slower for a while (seen after 72 GiB).
   if (on_gpu()) std::this_thread::sleep_for(std::chrono::seconds(1));
   const Ceilings after = measure();

@@ -34,6 +34,7 @@ struct CommonOptions {
 constexpr int64_t kMostTokens = int64_t(16) << 20;  // of a prompt, an answer, a context
 
 void add_common_flags(tools::Flags& flags, CommonOptions& options);
+void add_synthetic_flags(tools::Flags& flags, SyntheticOptions& options);  // all but --synthetic itself
 void add_list_flag(tools::Flags& flags, const std::string& names, const std::string& help, int64_t low, int64_t high,
                    std::vector<int64_t>* target);
 
@@ -54,8 +55,8 @@ void add_samples(Result& result, Run run);
 
 class Bench {
  public:
-  // Measures the ceilings.
-  explicit Bench(const CommonOptions& options);
+  // Measures the ceilings, unless nobody will ask for them: limits are unknown then, and finish() says nothing.
+  explicit Bench(const CommonOptions& options, bool with_ceilings = true);
 
   int64_t default_batch_tokens() const;
   bool on_gpu() const { return !gpus_.empty(); }
@@ -86,6 +87,7 @@ class Bench {
   const CommonOptions& options_;
   std::vector<int> gpus_;  // of the ranks; none: the CPU
   Environment environment_;
+  const bool with_ceilings_;
   Ceilings before_;
   Rates rates_;
   Reporter out_, err_;

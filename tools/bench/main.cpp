@@ -2,11 +2,13 @@
 #include <string_view>
 
 #include "tools/bench/ceilings.h"
+#include "tools/bench/checkpoint.h"
 #include "tools/bench/lists.h"
 #include "tools/bench/modes.h"
 #include "tools/bench/op.h"
 #include "tools/common/model_flags.h"
 #include "tools/common/signals.h"
+#include "tools/common/terminal.h"
 #include "tools/entry.h"
 
 namespace {
@@ -30,8 +32,6 @@ int parse_and_run(Flags& flags, Options& o, void (*run)(const Options&), int arg
     l4::fail(l4::ErrorKind::usage, "--layers: only a synthetic model can be cut; add --synthetic");
   if (o.common.synthetic.format != "bf16" && !o.common.synthetic.on)
     l4::fail(l4::ErrorKind::usage, "--format: a checkpoint's weights are stored as they are; add --synthetic");
-  if (const std::optional<int64_t>& group = o.common.synthetic.group; group && *group != 32 && *group != 64 && *group != 128)
-    l4::fail(l4::ErrorKind::usage, "--group-size: expected 32, 64 or 128, found ", *group);
   if (o.common.models.empty()) o.common.models.emplace_back();
   l4::tools::install_signal_handlers();
   const l4::tools::EndAtInterrupt end_at_interrupt;
@@ -44,7 +44,8 @@ int table_main(int argc, char** argv) {
   Flags flags("l4-bench", "Measures speed, and how close it is to what the device allows.");
   flags.usage(
       "l4-bench [-m DIR ...] [-p N,...] [-n N,...] [-pg P,N] [-d N,...]\n"
-      "l4-bench decode|prefill|latency|op|ceilings [FLAGS]   (l4-bench decode --help says more)");
+      "l4-bench decode|prefill|latency|load|op|ceilings [FLAGS]   (l4-bench decode --help says more)\n"
+      "l4-bench write-checkpoint DIR [FLAGS]");
   flags.examples(
       "l4-bench -m Llama-4-Scout-17B-16E-Instruct -p 512,8K -n 128 -d 0,32K\n"
       "l4-bench -m scout --synthetic --layers 16 -o jsonl > results.jsonl\n"
@@ -120,6 +121,37 @@ int op_main(int argc, char** argv) {
   return parse_and_run(flags, o, run_op, argc, argv);
 }
 
+int load_main(int argc, char** argv) {
+  LoadTimeOptions o;
+  Flags flags("l4-bench load", "Times a model's way from its files to the first token, from a start where nothing is warm.");
+  flags.usage("l4-bench load -m DIR [-p N]");
+  flags.group("What is measured");
+  flags.size("-p,--n-prompt", "tokens of the prompt (default 16)", &o.n_prompt, 1);
+  return parse_and_run(flags, o, run_load, argc, argv);
+}
+
+int write_main(int argc, char** argv) {
+  WriteOptions o;
+  Flags flags("l4-bench write-checkpoint",
+              "Writes a made-up quantised model in l4-convert's layout, as fast as the disk takes it: to time its loading.");
+  flags.usage("l4-bench write-checkpoint DIR --format NAME [-m scout|maverick|tiny] [--layers N]");
+  flags.examples("l4-bench write-checkpoint /dev/shm/scout --format int4-mix && l4-bench load -m /dev/shm/scout");
+  flags.positional("DIR", "the folder to make", [&o](const std::string& path) { o.dir = path; });
+  flags.group("Model");
+  flags.value("-m,--model", "scout|maverick|tiny", "whose shapes (default scout)",
+              [&o](const std::string& name) { o.model = name; });
+  o.synthetic.format = "";
+  add_synthetic_flags(flags, o.synthetic);
+  flags.number<int>("-t,--threads", "N", "files written at once (default: one a core)", &o.threads, 0, 1024);
+  l4::tools::add_log_flags(flags);
+  if (const std::optional<int> status = flags.parse(argc, argv)) return *status;
+  if (o.dir.empty()) l4::fail(l4::ErrorKind::usage, "expected the folder to make, found none");
+  l4::tools::install_signal_handlers();
+  const l4::tools::EndAtInterrupt end_at_interrupt;
+  l4::tools::write_stdout(write_checkpoint(o));
+  return 0;
+}
+
 int ceilings_main(int argc, char** argv) {
   CeilingsOptions o;
   Flags flags("l4-bench ceilings", "Measures what the devices can do at best: memory, matrix products, launches, links.");
@@ -135,8 +167,10 @@ int l4_bench_main(int argc, char** argv) {
   if (word == "prefill") return prefill_main(argc - 1, argv + 1);
   if (word == "latency") return latency_main(argc - 1, argv + 1);
   if (word == "op") return op_main(argc - 1, argv + 1);
+  if (word == "load") return load_main(argc - 1, argv + 1);
+  if (word == "write-checkpoint") return write_main(argc - 1, argv + 1);
   if (word == "ceilings") return ceilings_main(argc - 1, argv + 1);
   if (!word.empty() && word[0] != '-')
-    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word), "; expected decode, prefill, latency, op, ceilings or flags");
+    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word), "; expected decode, prefill, latency, load, op, ceilings, write-checkpoint or flags");
   return table_main(argc, argv);
 }

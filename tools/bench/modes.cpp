@@ -1,6 +1,7 @@
 #include "tools/bench/modes.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "tools/bench/statistics.h"
 
@@ -286,6 +287,37 @@ void run_latency(const LatencyOptions& o) {
       }
   }
   bench.finish();
+}
+
+// ---- load -----------------------------------------------------------------------------------------------------------
+
+void run_load(const LoadTimeOptions& o) {
+  if (o.common.models.size() > 1) fail(ErrorKind::usage, "l4-bench load times one model: the second would find all warm");
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
+  const Clock::time_point begin = Clock::now();
+  Bench bench(o.common, false);
+  const BenchModel model(o.common.models[0], o.common.synthetic);
+  SessionOptions sizes;
+  sizes.batch_tokens = sizes.max_context = sizes.total_context = o.n_prompt;
+  const std::unique_ptr<Session> session = bench.load(model, sizes);
+  const double load = seconds_since(begin);
+  Sequence s = session->sequence(o.n_prompt);
+  Result r;
+  r.test = cat("load, prompt of ", o.n_prompt);
+  r.n_prompt = r.n_tokens = o.n_prompt, r.n_batch = o.n_prompt;
+  add_sample(r, session->prefill(s, o.n_prompt));
+  const double all = seconds_since(begin), bytes = session->cost().weight_bytes();
+  const auto integer = [](double seconds) { return Json(int64_t(seconds * 1e9 + 0.5)); };
+  r.more = {{"load_ns", integer(load)}, {"first_token_ns", integer(all)}};
+  bench.report({std::vector<Cell>{{"model", model.name, false, 24},
+                                  bench.format_cell(model),
+                                  number_cell("size", human_bytes(uint64_t(bytes)), 10),
+                                  number_cell("load s", fixed(load, 2)),
+                                  number_cell("GB/s", fixed(bytes / load / 1e9, 2)),
+                                  number_cell("prompt ms", fixed(r.seconds[0] * 1e3, 1)),
+                                  number_cell("first token s", fixed(all, 2))},
+                bench.fields(model, *session, r)});
 }
 
 }  // namespace l4::bench

@@ -37,4 +37,11 @@ struct LatencyOptions {
 };
 void run_latency(const LatencyOptions& options);
 
+// From files to the first token: the device's own start, loading, the first prompt of a process.
+struct LoadTimeOptions {
+  CommonOptions common;
+  int64_t n_prompt = 16;
+};
+void run_load(const LoadTimeOptions& options);
+
 }  // namespace l4::bench

@@ -209,12 +209,10 @@ Plan make_plan(const HfCheckpoint& source, const ModelConfig& config, const Reci
   recipe.check();
   require_unquantized_source(config);
   check_tensors(config, source);
-  Plan plan;
-  plan.recipe = recipe;
   const bool text_only = source.find("language_model.model.embed_tokens.weight")->name.starts_with("model.");
-  plan.items = list_items(config, recipe, text_only);
+  std::vector<Item> items = list_items(config, recipe, text_only);
   std::map<std::string, bool> used;
-  for (Item& item : plan.items) {
+  for (Item& item : items) {
     item.info = source.find(item.source);
     used[item.source] = true;
   }
@@ -225,10 +223,18 @@ Plan make_plan(const HfCheckpoint& source, const ModelConfig& config, const Reci
     item.module = item.info->name;
     item.source = name;
     item.part = ModelPart::text_norm;
-    plan.items.push_back(std::move(item));
+    items.push_back(std::move(item));
   }
-  plan.quantization = quantization_config(plan.items, recipe, config);
+  Plan plan = make_plan(std::move(items), config, recipe, max_shard_bytes);
   plan.source_bytes = source.total_bytes();
+  return plan;
+}
+
+Plan make_plan(std::vector<Item> items, const ModelConfig& config, const Recipe& recipe, uint64_t max_shard_bytes) {
+  Plan plan;
+  plan.recipe = recipe;
+  plan.items = std::move(items);
+  plan.quantization = quantization_config(plan.items, recipe, config);
   fill_shards(plan, max_shard_bytes);
   return plan;
 }

@@ -64,5 +64,7 @@ struct Plan {
 // Error{unsupported} for a source that is quantised already.
 void require_unquantized_source(const ModelConfig& config);
 Plan make_plan(const HfCheckpoint& source, const ModelConfig& config, const Recipe& recipe, uint64_t max_shard_bytes);
+// The same of items whose `info` is known; source_bytes stays 0.
+Plan make_plan(std::vector<Item> items, const ModelConfig& config, const Recipe& recipe, uint64_t max_shard_bytes);
 
 }  // namespace l4::convert

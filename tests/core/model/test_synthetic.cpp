@@ -198,10 +198,12 @@ TEST_CASE("synthetic: quantised models are the same however they are cut, and ne
       between += std::pow(double(whole[i]) - double(cut[i]), 2);
     }
     // Codes of 15 steps are off by 1 / 8 of the weights' size, FP8's by 1 / 40; each a few times, one after the other.
-    const bool int4 = format.routed == WeightFormat::int4, fp8 = format.attention == WeightFormat::fp8 || format.routed == WeightFormat::fp8;
+    const bool int4 = format.routed == WeightFormat::int4;
+    const bool fp8 = format.attention == WeightFormat::fp8 || format.routed == WeightFormat::fp8;
     CHECK(std::sqrt(distance / squares) < (int4 ? 0.6 : 0.15));
     CHECK((distance > 0) == (name != "bf16"));
-    CHECK(std::sqrt(between / squares) < (fp8 ? 0.03 : 1e-5));  // a rank's part of a row has a scale of its own
+    // A rank's part of a row, of weights and of inputs, has an FP8 scale of its own: rounded otherwise, no worse.
+    CHECK(std::sqrt(between / squares) < (fp8 ? 0.15 : 1e-5));
   }
 }
 
