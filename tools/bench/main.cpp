@@ -117,6 +117,7 @@ int op_main(int argc, char** argv) {
                     &o.n_layers, 1, 48);
   flags.toggle("--experts-alone", "routed experts without the shared one: with --routing uniform --batch 256, 16 rows each",
                &o.experts_alone);
+  flags.toggle("--check,!--no-check", "compare with the CPU backend before anything is timed (default on)", &o.check);
   add_repeat_flags(flags, o.common, "how often each stage is run on all of these layers (default 20)");
   return parse_and_run(flags, o, run_op, argc, argv);
 }

@@ -10,6 +10,7 @@ struct OpOptions {
   std::vector<int64_t> batches = {1, 8}, prompts, contexts = {1024};
   std::optional<int> n_layers;                  // whose weights take turns, so that no cache holds them
   bool experts_alone = false;                   // next to nothing of the shared expert
+  bool check = true;                            // against the CPU backend, before anything is timed
 };
 void run_op(const OpOptions& options);
 

@@ -182,3 +182,26 @@ TEST_CASE("cuda random weights: models in every format give the CPU's logits") {
     CHECK(size / double(ours.size()) == doctest::Approx(1).epsilon(0.5));
   }
 }
+
+TEST_CASE("cuda random weights: the models that l4-bench measures whole fit their GPUs") {
+  struct Case {
+    const char *model, *format;
+    int tp;
+    uint64_t gib;  // of a GPU, that a process gets
+  };
+  for (const Case& c : {Case{"scout", "int4-mix", 1, 78}, Case{"scout", "fp8", 1, 139}, Case{"scout", "fp8", 2, 78},
+                        Case{"maverick", "int4-mix", 2, 139}}) {
+    CAPTURE(std::string(c.model));
+    CAPTURE(std::string(c.format));
+    ModelConfig config = synthetic_config(c.model);
+    config.vision.reset();
+    ExecutorOptions options;
+    options.topology.tp = c.tp;
+    options.gpus.assign(size_t(c.tp), 0);
+    options.max_step_rows = 8192, options.max_out_rows = 64;
+    for (int64_t& pages : options.kv_pages) pages = 64 * 12;  // 64 sequences of 1.5K tokens, in BF16
+    const SyntheticWeights weights(config, 1, synthetic_format(c.format, 128));
+    const MemoryPlan plan = plan_memory(config, options, c.tp - 1, weights.all_stored());
+    CHECK(plan.total() < c.gib << 30);
+  }
+}
