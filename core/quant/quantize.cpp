@@ -9,25 +9,14 @@
 #include "base/error.h"
 #include "quant/format.h"
 #include "quant/fp8.h"
-
-// The compiler makes one copy of a loop for each instruction set and the loader picks; the arithmetic is the same in
-// all, products and sums being fused in none (CMakeLists.txt). Not with the address sanitizer, which is not ready when
-// it picks.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define L4_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define L4_WIDE
-#endif
+#include "quant/wide.h"
 
 namespace l4 {
 
 namespace {
 
-constexpr int kLanes = 16;
-using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
-static_assert(sizeof(Floats) == kLanes * sizeof(float));
 
 constexpr float kSmallestScale = 0x1p-126f;
 constexpr float kRound = 0x1.8p23f;  // added and taken away again: to nearest integer, ties to even
@@ -169,12 +158,27 @@ float best_candidate(const float* w, int64_t n, float most) {
   return scales[std::min_element(errors, errors + kLanes) - errors];
 }
 
-void pack_int4(const uint32_t* codes, int64_t n, uint32_t* words) {
-  for (int64_t i = 0; i < n; i += 8) {
-    uint32_t word = 0;
-    for (int j = 0; j < 8; ++j) word |= codes[i + j] << (4 * j);
-    words[i / 8] = word;
+// The searched scale of a group of n weights, and what it gives them; `codes` and `other` are room for codes + 8, which
+// are in the one that is returned.
+const uint32_t* search_int4(const float* w, int64_t n, float most, uint32_t* codes, uint32_t* other, float& scale,
+                            Int4Sums& sums) {
+  scale = most > 0 ? best_candidate(w, n, most) : 1.0f;
+  int4_codes(w, n, scale, codes, sums);
+  if (const double wq = sum(sums.wq), qq = sum(sums.qq); wq > 0) {
+    Int4Sums again;
+    const float fitted = to_float(stored_scale(float(wq / qq)));
+    int4_codes(w, n, fitted, other, again);
+    if (sum(again.squared) < sum(sums.squared)) {
+      scale = fitted, sums = again;
+      return other;
+    }
   }
+  return codes;
+}
+
+void check_group(int64_t group, int64_t n) {
+  L4_CHECK(group > 0 && group <= kMaxInt4Group && group % kLanes == 0 && n % group == 0, "groups of ", group, " of ", n,
+           " columns");
 }
 
 }  // namespace
@@ -227,25 +231,36 @@ BFloat16 quantize_fp8_row(std::span<const float> row, std::span<uint8_t> codes, 
 void quantize_int4_row(std::span<const float> row, int64_t group, std::span<uint32_t> words, std::span<BFloat16> scales,
                        QuantError& error) {
   const int64_t n = int64_t(row.size());
-  L4_CHECK(group > 0 && group <= kMaxInt4Group && group % kLanes == 0 && n % group == 0, "groups of ", group, " of ", n,
-           " columns");
+  check_group(group, n);
   L4_CHECK(int64_t(words.size()) * 8 == n && int64_t(scales.size()) * group == n);
-  Int4Sums sums, again;
-  uint32_t codes[kMaxInt4Group], other_codes[kMaxInt4Group];
+  uint32_t codes[kMaxInt4Group], other[kMaxInt4Group];
   for (int64_t g = 0; g < n / group; ++g) {
     const float* w = row.data() + g * group;
     const float most = std::bit_cast<float>(largest_magnitude(w, group));
-    float scale = most > 0 ? best_candidate(w, group, most) : 1.0f;
-    int4_codes(w, group, scale, codes, sums);
-    const uint32_t* best = codes;
-    if (const double wq = sum(sums.wq), qq = sum(sums.qq); wq > 0) {
-      const float fitted = to_float(stored_scale(float(wq / qq)));
-      int4_codes(w, group, fitted, other_codes, again);
-      if (sum(again.squared) < sum(sums.squared)) scale = fitted, best = other_codes, sums = again;
-    }
+    float scale;
+    Int4Sums sums;
+    const uint32_t* best = search_int4(w, group, most, codes, other, scale, sums);
     add_sums(sums, group, most, error);
     scales[size_t(g)] = to_bf16(scale);
-    pack_int4(best, group, words.data() + g * group / 8);
+    pack_int4({best, size_t(group)}, words.subspan(size_t(g * group / 8)));
+  }
+}
+
+BFloat16 search_int4_scale(std::span<const float> group) {
+  const int64_t n = int64_t(group.size());
+  check_group(n, n);
+  uint32_t codes[kMaxInt4Group], other[kMaxInt4Group];
+  float scale;
+  Int4Sums sums;
+  search_int4(group.data(), n, std::bit_cast<float>(largest_magnitude(group.data(), n)), codes, other, scale, sums);
+  return to_bf16(scale);
+}
+
+void pack_int4(std::span<const uint32_t> codes, std::span<uint32_t> words) {
+  for (size_t i = 0; i < codes.size(); i += 8) {
+    uint32_t word = 0;
+    for (size_t j = 0; j < 8; ++j) word |= codes[i + j] << (4 * j);
+    words[i / 8] = word;
   }
 }
 
