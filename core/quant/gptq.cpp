@@ -148,7 +148,7 @@ std::optional<GptqFactor> GptqFactor::make(const Hessian& hessian, ThreadPool& p
   factor.squares_.resize(size_t(k));
   for (int64_t j = 0; j < k; ++j) {
     const double diagonal = c[size_t((k - 1 - j) * (k + 1))];
-    factor.squares_[size_t(j)] = diagonal * diagonal;
+    factor.squares_[size_t(j)] = float(diagonal * diagonal);
     for (int64_t i = 0; i < j; ++i)
       factor.earlier_[size_t(j * k + i)] = float(c[size_t((k - 1 - i) * k + k - 1 - j)] / diagonal);
   }
@@ -183,6 +183,7 @@ double GptqFactor::quantize_rows(std::span<const float> rows, int64_t group, std
         for (int64_t i = 0; i < j; ++i)
           for (int64_t r = 0; r < kTile; ++r) w[r] += share[i] * errors[size_t((begin + i) * kTile + r)];
       };
+      const std::span<const float> importance = std::span(squares_).subspan(size_t(begin), size_t(group));
       // What the weights would be now, were they not rounded: scales are searched for these.
       float scale[kTile];
       for (int64_t j = 0; j < group; ++j) {
@@ -195,7 +196,7 @@ double GptqFactor::quantize_rows(std::span<const float> rows, int64_t group, std
         }
       }
       for (int64_t r = 0; r < n_here; ++r) {
-        const BFloat16 found = search_int4_scale({&current[size_t(r * group)], size_t(group)});
+        const BFloat16 found = search_int4_scale({&current[size_t(r * group)], size_t(group)}, importance);
         scale[r] = to_float(found);
         scales[size_t((first + r) * (k / group) + begin / group)] = found;
       }
@@ -209,7 +210,7 @@ double GptqFactor::quantize_rows(std::span<const float> rows, int64_t group, std
           codes[r][j] = uint32_t(int32_t(code) + 8);
           const float from = source(r, begin + j);
           e[r] = from - q;
-          loss += squares_[size_t(begin + j)] * double(w[r] - q) * double(w[r] - q);
+          loss += double(squares_[size_t(begin + j)]) * double(w[r] - q) * double(w[r] - q);
           lost.squared += double(e[r]) * double(e[r]);
           lost.reference += double(from) * double(from);
           lost.max_error = std::max(lost.max_error, std::fabs(e[r]));

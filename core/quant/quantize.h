@@ -41,8 +41,8 @@ constexpr int64_t kMaxInt4Group = 128;
 void quantize_int4_row(std::span<const float> row, int64_t group, std::span<uint32_t> words, std::span<BFloat16> scales,
                        QuantError& error);
 
-// The scale that quantize_int4_row() would give a group of as many weights.
-BFloat16 search_int4_scale(std::span<const float> group);
+// The scale that quantize_int4_row() would search for a group of weights, were each squared error as important as said.
+BFloat16 search_int4_scale(std::span<const float> weights, std::span<const float> importance);
 // Codes + 8, a multiple of eight of them, to words.
 void pack_int4(std::span<const uint32_t> codes, std::span<uint32_t> words);
 

@@ -81,11 +81,20 @@ Result brute_force(const std::vector<float>& w, const Matrix& h, int64_t k, int6
   for (size_t begin = 0; begin < w.size(); begin += size_t(k)) {
     std::vector<double> row(w.begin() + int64_t(begin), w.begin() + int64_t(begin) + k);
     Matrix inv = inverse(h, k);
+    // What a column's error costs is known when the columns before it are done: its importance to the scale.
+    std::vector<float> importance;
+    for (Matrix left = inv; int64_t(importance.size()) < k;) {
+      const int64_t j = int64_t(importance.size());
+      const double d = left[size_t(j * k + j)];
+      importance.push_back(float(1 / d));
+      for (int64_t i = k - 1; i >= j; --i)
+        for (int64_t l = k - 1; l >= j; --l) left[size_t(i * k + l)] -= left[size_t(i * k + j)] * left[size_t(j * k + l)] / d;
+    }
     double scale = 0;
     for (int64_t j = 0; j < k; ++j) {
       if (j % group == 0) {
         const std::vector<float> now(row.begin() + j, row.begin() + j + group);
-        result.scales.push_back(to_float(search_int4_scale(now)));
+        result.scales.push_back(to_float(search_int4_scale(now, std::span(importance).subspan(size_t(j), size_t(group)))));
         scale = double(result.scales.back());
       }
       const double code = std::clamp(std::nearbyint(row[size_t(j)] / scale), -8.0, 7.0);
@@ -230,7 +239,11 @@ TEST_CASE("gptq: inputs that do not depend on each other, columns without inputs
     for (int64_t i = 0; i < k; ++i) x[size_t(i * k + i)] = 1 + float(i);
     Hessian h(k);
     h.add(x, pool);
-    CHECK(solve(w, h, group, pool).codes == rounded(w, k, group).codes);
+    const Solved found = solve(w, h, group, pool);
+    for (size_t i = 0; i < w.size(); ++i) {
+      const float value = w[i] / found.scales[i / size_t(group)];
+      CHECK(found.codes[i] == int(std::clamp(std::nearbyint(value), -8.0f, 7.0f)));
+    }
   }
   {  // columns 3 and 40 see nothing: nothing goes to them, and they do as they would alone
     std::vector<float> x = random_inputs(500, k, 8);
