@@ -9,25 +9,14 @@
 #include "base/error.h"
 #include "quant/format.h"
 #include "quant/fp8.h"
-
-// The compiler makes one copy of a loop for each instruction set and the loader picks; the arithmetic is the same in
-// all, products and sums being fused in none (CMakeLists.txt). Not with the address sanitizer, which is not ready when
-// it picks.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define L4_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define L4_WIDE
-#endif
+#include "quant/wide.h"
 
 namespace l4 {
 
 namespace {
 
-constexpr int kLanes = 16;
-using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
-static_assert(sizeof(Floats) == kLanes * sizeof(float));
 
 constexpr float kSmallestScale = 0x1p-126f;
 constexpr float kRound = 0x1.8p23f;  // added and taken away again: to nearest integer, ties to even
@@ -99,9 +88,9 @@ L4_WIDE void fp8_codes(const float* w, int64_t n, float scale, uint8_t* codes, S
   std::memcpy(sums.most, &most, sizeof most);
 }
 
-// The sums of squared errors of a group, with sixteen scales at once. Multiplies by 1 / scale, which is quicker and may
-// take the other of two codes that are as good.
-L4_WIDE void int4_errors(const float* w, int64_t n, const float* scales, float* sums) {
+// The sums of squared errors of a group, each times its importance, with sixteen scales at once. Multiplies by 1 / scale,
+// which is quicker and may take the other of two codes that are as good.
+L4_WIDE void int4_errors(const float* w, const float* importance, int64_t n, const float* scales, float* sums) {
   Floats scale, squared = {};
   std::memcpy(&scale, scales, sizeof scale);
   const Floats inverse = 1.0f / scale;
@@ -113,7 +102,7 @@ L4_WIDE void int4_errors(const float* w, int64_t n, const float* scales, float* 
     code = code > kRoundBits + 7 ? Ints{} + (kRoundBits + 7) : code;
     std::memcpy(&y, &code, sizeof y);
     const Floats error = w[i] - (y - kRound) * scale;
-    squared += error * error;
+    squared += error * error * importance[i];
   }
   std::memcpy(sums, &squared, sizeof squared);
 }
@@ -162,19 +151,18 @@ void add_sums(const Sums& sums, int64_t n, float max_weight, QuantError& error) 
 }
 
 // The candidate with the least error for a group whose largest magnitude is `most`, > 0; see the head of quantize.h.
-float best_candidate(const float* w, int64_t n, float most) {
+float best_candidate(const float* w, const float* importance, int64_t n, float most, float* least = nullptr) {
   float scales[kLanes], errors[kLanes];
   for (int i = 0; i < kLanes; ++i) scales[i] = to_float(stored_scale(most * 3 / float(21 + i)));
-  int4_errors(w, n, scales, errors);
-  return scales[std::min_element(errors, errors + kLanes) - errors];
+  int4_errors(w, importance, n, scales, errors);
+  const auto best = std::min_element(errors, errors + kLanes) - errors;
+  if (least) *least = errors[best];
+  return scales[best];
 }
 
-void pack_int4(const uint32_t* codes, int64_t n, uint32_t* words) {
-  for (int64_t i = 0; i < n; i += 8) {
-    uint32_t word = 0;
-    for (int j = 0; j < 8; ++j) word |= codes[i + j] << (4 * j);
-    words[i / 8] = word;
-  }
+void check_group(int64_t group, int64_t n) {
+  L4_CHECK(group > 0 && group <= kMaxInt4Group && group % kLanes == 0 && n % group == 0, "groups of ", group, " of ", n,
+           " columns");
 }
 
 }  // namespace
@@ -227,15 +215,16 @@ BFloat16 quantize_fp8_row(std::span<const float> row, std::span<uint8_t> codes, 
 void quantize_int4_row(std::span<const float> row, int64_t group, std::span<uint32_t> words, std::span<BFloat16> scales,
                        QuantError& error) {
   const int64_t n = int64_t(row.size());
-  L4_CHECK(group > 0 && group <= kMaxInt4Group && group % kLanes == 0 && n % group == 0, "groups of ", group, " of ", n,
-           " columns");
+  check_group(group, n);
   L4_CHECK(int64_t(words.size()) * 8 == n && int64_t(scales.size()) * group == n);
   Int4Sums sums, again;
   uint32_t codes[kMaxInt4Group], other_codes[kMaxInt4Group];
+  float alike[kMaxInt4Group];
+  std::fill(alike, alike + group, 1.0f);
   for (int64_t g = 0; g < n / group; ++g) {
     const float* w = row.data() + g * group;
     const float most = std::bit_cast<float>(largest_magnitude(w, group));
-    float scale = most > 0 ? best_candidate(w, group, most) : 1.0f;
+    float scale = most > 0 ? best_candidate(w, alike, group, most) : 1.0f;
     int4_codes(w, group, scale, codes, sums);
     const uint32_t* best = codes;
     if (const double wq = sum(sums.wq), qq = sum(sums.qq); wq > 0) {
@@ -245,7 +234,37 @@ void quantize_int4_row(std::span<const float> row, int64_t group, std::span<uint
     }
     add_sums(sums, group, most, error);
     scales[size_t(g)] = to_bf16(scale);
-    pack_int4(best, group, words.data() + g * group / 8);
+    pack_int4({best, size_t(group)}, words.subspan(size_t(g * group / 8)));
+  }
+}
+
+BFloat16 search_int4_scale(std::span<const float> weights, std::span<const float> importance) {
+  const int64_t n = int64_t(weights.size());
+  check_group(n, n);
+  L4_CHECK(importance.size() == weights.size());
+  const float* w = weights.data();
+  const float most = std::bit_cast<float>(largest_magnitude(w, n));
+  if (!(most > 0)) return to_bf16(1.0f);
+  float least;
+  const float scale = best_candidate(w, importance.data(), n, most, &least);
+  double wq = 0, qq = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double code = std::clamp(std::nearbyint(double(w[i]) / double(scale)), -8.0, 7.0);
+    wq += double(importance[size_t(i)]) * double(w[i]) * code;
+    qq += double(importance[size_t(i)]) * code * code;
+  }
+  if (!(wq > 0)) return to_bf16(scale);
+  float fitted[kLanes], errors[kLanes];
+  std::fill(fitted, fitted + kLanes, to_float(stored_scale(float(wq / qq))));
+  int4_errors(w, importance.data(), n, fitted, errors);
+  return to_bf16(errors[0] < least ? fitted[0] : scale);
+}
+
+void pack_int4(std::span<const uint32_t> codes, std::span<uint32_t> words) {
+  for (size_t i = 0; i < codes.size(); i += 8) {
+    uint32_t word = 0;
+    for (size_t j = 0; j < 8; ++j) word |= codes[i + j] << (4 * j);
+    words[i / 8] = word;
   }
 }
 

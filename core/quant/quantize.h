@@ -41,6 +41,11 @@ constexpr int64_t kMaxInt4Group = 128;
 void quantize_int4_row(std::span<const float> row, int64_t group, std::span<uint32_t> words, std::span<BFloat16> scales,
                        QuantError& error);
 
+// The scale that quantize_int4_row() would search for a group of weights, were each squared error as important as said.
+BFloat16 search_int4_scale(std::span<const float> weights, std::span<const float> importance);
+// Codes + 8, a multiple of eight of them, to words.
+void pack_int4(std::span<const uint32_t> codes, std::span<uint32_t> words);
+
 // Stored weights as floats. dtype: bf16, f16 or f32; `from` need not be aligned to it.
 void weights_to_float(const std::byte* from, DType dtype, std::span<float> to);
 

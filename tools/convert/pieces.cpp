@@ -60,6 +60,17 @@ std::vector<Piece> cut(const Plan& plan, const OutputShard& shard, int64_t piece
   return pieces;
 }
 
+std::vector<Piece> cut_rows(const Item& item, int n_pieces) {
+  std::vector<Piece> pieces;
+  const int64_t row_bytes = item.k * int64_t(dtype_bytes(item.info->dtype));
+  const int64_t each = (item.n + n_pieces - 1) / n_pieces, step = (each + kTile - 1) / kTile * kTile;
+  for (int64_t begin = 0; begin < item.n; begin += step) {
+    const int64_t end = std::min(begin + step, item.n);
+    pieces.push_back({0, begin, end, uint64_t((end - begin) * row_bytes)});
+  }
+  return pieces;
+}
+
 SourceFiles::SourceFiles(const HfCheckpoint& source) {
   for (const std::string& name : source.names()) {
     const TensorInfo& info = *source.find(name);
@@ -99,68 +110,126 @@ const std::byte* Worker::load(const Item& item, const Piece& piece, const Source
   return room.data();
 }
 
-void Worker::quantize_row(const Item& item, int64_t group, int64_t row, int64_t in_piece, const float* weights,
-                          QuantError& error) {
-  const size_t k = size_t(item.k);
-  const std::span<const float> w(weights, k);
-  if (const int64_t column = find_not_finite(w); column >= 0)
-    fail_input("tensor ", shown(item.info->name), ": a weight of ", item.module, ", row ", row, ", column ", column,
-               ", is ", std::isnan(w[size_t(column)]) ? "NaN" : "infinite");
-  if (item.scheme == Scheme::fp8) {
-    scales_[size_t(in_piece)] = quantize_fp8_row(w, std::span(codes_).subspan(size_t(in_piece) * k, k), error);
-    return;
-  }
-  const size_t n_scales = k / size_t(group);
-  quantize_int4_row(w, group, std::span(words_).subspan(size_t(in_piece) * k / 8, k / 8),
-                    std::span(scales_).subspan(size_t(in_piece) * n_scales, n_scales), error);
-}
-
-QuantError Worker::run(const Plan& plan, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out) {
-  const Item& item = plan.items[piece.item];
+template <class Visit>
+void Worker::for_each_tile(const Item& item, const Piece& piece, const SourceFiles& source, const Visit& visit) {
   const DType dtype = item.info->dtype;
-  const size_t element = dtype_bytes(dtype);
+  const size_t row_bytes = size_t(item.k) * dtype_bytes(dtype);
   const int64_t n = piece.end - piece.begin, k = item.k;
   const std::byte* from = load(item, piece, source);
-  QuantError error;
-  if (item.scheme == Scheme::keep && !item.is_transposed()) {
-    out.write_at(item.tensors[0], uint64_t(piece.begin), {from, size_t(n)});
-    return error;
-  }
-
-  const bool keep = item.scheme == Scheme::keep;
-  const int64_t n_scales = item.scheme == Scheme::int4 ? k / plan.recipe.group : 1;
-  turned_.resize(size_t(k) * element * size_t(keep ? n : kTile));
-  floats_.resize(size_t(k));
-  scales_.resize(size_t(n * n_scales));
-  if (item.scheme == Scheme::fp8) codes_.resize(size_t(n * k));
-  if (item.scheme == Scheme::int4) words_.resize(size_t(n * k / 8));
+  turned_.resize(row_bytes * size_t(kTile));
+  floats_.resize(size_t(k * kTile));
   for (int64_t tile = 0; tile < n; tile += kTile) {
     const int64_t rows = std::min(kTile, n - tile);
-    const std::byte* lines = from + size_t(tile * k) * element;
+    const std::byte* lines = from + size_t(tile) * row_bytes;
     if (item.is_transposed()) {
-      std::byte* to = turned_.data() + (keep ? size_t(tile * k) * element : 0);
-      turn_any(dtype, from, k, n, tile, rows, to);
-      lines = to;
+      turn_any(dtype, from, k, n, tile, rows, turned_.data());
+      lines = turned_.data();
     }
-    for (int64_t r = 0; r < rows && !keep; ++r) {
-      weights_to_float(lines + size_t(r * k) * element, dtype, floats_);
-      quantize_row(item, plan.recipe.group, piece.begin + tile + r, tile + r, floats_.data(), error);
+    const std::span<float> weights = std::span(floats_).first(size_t(rows * k));
+    weights_to_float(lines, dtype, weights);
+    for (int64_t r = 0; r < rows; ++r) {
+      const std::span<const float> row = weights.subspan(size_t(r * k), size_t(k));
+      if (const int64_t column = find_not_finite(row); column >= 0)
+        fail_input("tensor ", shown(item.info->name), ": a weight of ", item.module, ", row ", piece.begin + tile + r,
+                   ", column ", column, ", is ", std::isnan(row[size_t(column)]) ? "NaN" : "infinite");
     }
+    visit(tile, rows, weights);
   }
+}
 
-  const uint64_t begin = uint64_t(piece.begin), width = uint64_t(k);
-  if (keep) {
-    out.write_at(item.tensors[0], begin * width * element, turned_);
-    return error;
-  }
-  if (item.scheme == Scheme::fp8)
-    out.write_at(item.tensors[0], begin * width, bytes_of(codes_, n * k));
-  else
-    out.write_at(item.tensors[0], begin * width / 2, bytes_of(words_, n * k / 8));
-  out.write_at(item.tensors[1], begin * uint64_t(n_scales) * sizeof(BFloat16), bytes_of(scales_, n * n_scales));
-  if (item.scheme == Scheme::int4 && piece.begin == 0) {
-    const int64_t shape[2] = {item.n, k};
-    out.write_at(item.tensors[2], 0, std::as_bytes(std::span(shape)));
+// Experts that stay as they are, apart.
+void Worker::keep_rows(const Item& item, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out) {
+  const DType dtype = item.info->dtype;
+  const size_t row_bytes = size_t(item.k) * dtype_bytes(dtype);
+  const int64_t n = piece.end - piece.begin;
+  const std::byte* from = load(item, piece, source);
+  turned_.resize(row_bytes * size_t(n));
+  for (int64_t tile = 0; tile < n; tile += kTile)
+    turn_any(dtype, from, item.k, n, tile, std::min(kTile, n - tile), turned_.data() + size_t(tile) * row_bytes);
+  out.write_at(item.tensors[0], uint64_t(piece.begin) * row_bytes, turned_);
+}
+
+void Worker::run_fp8(const Item& item, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out,
+                     QuantError& error) {
+  const int64_t n = piece.end - piece.begin, k = item.k;
+  codes_.resize(size_t(n * k));
+  scales_.resize(size_t(n));
+  for_each_tile(item, piece, source, [&](int64_t first, int64_t rows, std::span<const float> weights) {
+    for (int64_t r = 0; r < rows; ++r)
+      scales_[size_t(first + r)] = quantize_fp8_row(weights.subspan(size_t(r * k), size_t(k)),
+                                                    std::span(codes_).subspan(size_t((first + r) * k), size_t(k)), error);
+  });
+  out.write_at(item.tensors[0], uint64_t(piece.begin * k), bytes_of(codes_, n * k));
+  out.write_at(item.tensors[1], uint64_t(piece.begin) * sizeof(BFloat16), bytes_of(scales_, n));
+}
+
+double Worker::run_int4(const Item& item, int64_t group, const Piece& piece, const SourceFiles& source,
+                        const GptqFactor* factor, SafetensorsWriter& out, const Int4Place& place, QuantError& error) {
+  const int64_t n = piece.end - piece.begin, k = item.k, n_scales = k / group;
+  double loss = 0;
+  words_.resize(size_t(n * k / 8));
+  scales_.resize(size_t(n * n_scales));
+  for_each_tile(item, piece, source, [&](int64_t first, int64_t rows, std::span<const float> weights) {
+    const auto words = [&](int64_t row, int64_t count) {
+      return std::span(words_).subspan(size_t(row * k / 8), size_t(count * k / 8));
+    };
+    const auto scales = [&](int64_t row, int64_t count) {
+      return std::span(scales_).subspan(size_t(row * n_scales), size_t(count * n_scales));
+    };
+    if (factor) {
+      loss += factor->quantize_rows(weights, group, words(first, rows), scales(first, rows), error);
+      return;
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      quantize_int4_row(weights.subspan(size_t(r * k), size_t(k)), group, words(first + r, 1), scales(first + r, 1), error);
+  });
+  out.write_at(place.words, uint64_t(piece.begin * k / 2), bytes_of(words_, n * k / 8));
+  out.write_at(place.scales, uint64_t(piece.begin * n_scales) * sizeof(BFloat16), bytes_of(scales_, n * n_scales));
+  return loss;
+}
+
+void Worker::copy_int4(const Item& item, int64_t group, const Piece& piece, const CalibratedLinear& from,
+                       SafetensorsWriter& out) {
+  const uint64_t begin = uint64_t(piece.begin), rows = uint64_t(piece.end - piece.begin), k = uint64_t(item.k);
+  const auto copy = [&](const char* tensor, size_t to, uint64_t row_bytes) {
+    const TensorInfo* info = from.file->find(item.module + tensor);
+    L4_CHECK(info && info->bytes == uint64_t(item.n) * row_bytes, item.module, tensor);
+    const std::span<std::byte> bytes = buffer(rows * row_bytes).first(rows * row_bytes);
+    from.file->read(*info, begin * row_bytes, bytes);
+    out.write_at(to, begin * row_bytes, bytes);
+  };
+  copy(".weight_packed", item.tensors[0], k / 2);
+  copy(".weight_scale", item.tensors[1], k / uint64_t(group) * sizeof(BFloat16));
+}
+
+QuantError Worker::run(const Plan& plan, const Piece& piece, const SourceFiles& source, const Calibration& calibration,
+                       SafetensorsWriter& out) {
+  const Item& item = plan.items[piece.item];
+  QuantError error;
+  switch (item.scheme) {
+    case Scheme::keep:
+      if (item.is_transposed()) {
+        keep_rows(item, piece, source, out);
+      } else {
+        const std::byte* from = load(item, piece, source);
+        out.write_at(item.tensors[0], uint64_t(piece.begin), {from, size_t(piece.end - piece.begin)});
+      }
+      break;
+    case Scheme::fp8:
+      run_fp8(item, piece, source, out, error);
+      break;
+    case Scheme::int4:
+      if (const CalibratedLinear* made = calibration.find(item.module)) {
+        copy_int4(item, plan.recipe.group, piece, *made, out);
+        if (piece.begin == 0) error = made->error;
+      } else {
+        run_int4(item, plan.recipe.group, piece, source, nullptr, out, {item.tensors[0], item.tensors[1]}, error);
+      }
+      if (piece.begin == 0) {
+        const int64_t shape[2] = {item.n, item.k};
+        out.write_at(item.tensors[2], 0, std::as_bytes(std::span(shape)));
+      }
+      break;
   }
   return error;
 }

@@ -31,6 +31,13 @@ Json dynamic_inputs() {
   return json;
 }
 
+// One scale for all keys of a layer and one for all values, as llm-compressor writes them: X.self_attn.k_scale, v_scale.
+Json kv_cache_scheme() {
+  Json json = arguments(Scheme::fp8, 0);
+  json.set("strategy", "tensor");
+  return json;
+}
+
 const char* format_of(Scheme scheme) {
   return scheme == Scheme::fp8 ? "float-quantized" : "pack-quantized";
 }
@@ -90,7 +97,8 @@ Json quantization_config(const std::vector<Item>& items, const Recipe& recipe, c
   return Json::Object{
       {"config_groups", std::move(groups)},  {"format", mixed ? "mixed-precision" : format_of(*schemes.begin())},
       {"global_compression_ratio", nullptr}, {"ignore", std::move(ignore)},
-      {"kv_cache_scheme", nullptr},          {"quant_method", "compressed-tensors"},
+      {"kv_cache_scheme", recipe.kv_scales ? kv_cache_scheme() : Json()},
+      {"quant_method", "compressed-tensors"},
       {"quantization_status", "compressed"}};
 }
 

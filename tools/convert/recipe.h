@@ -42,6 +42,7 @@ struct Recipe {
   std::string preset = "fp8";
   int64_t group = 128;      // of INT4
   std::vector<Rule> rules;  // the last that matches decides
+  bool kv_scales = false;   // for an FP8 cache, one of keys and one of values a layer
 
   void check() const;  // Error{usage} for an unknown preset or group
   // Of a linear that can be quantised at all; see may_quantize().

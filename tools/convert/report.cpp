@@ -114,7 +114,30 @@ std::string error_table(const Plan& plan, const std::vector<QuantError>& errors)
   return table(rows);
 }
 
-Json error_report(const Plan& plan, const std::vector<QuantError>& errors) {
+std::string calibration_summary(const Calibration& calibration) {
+  std::string out;
+  std::vector<std::string> rounded;
+  for (const auto& [module, linear] : calibration.linears)
+    if (!linear.gptq) rounded.push_back(cat(module, " (", linear.n_rows, linear.n_rows == 1 ? " row)" : " rows)"));
+  if (!calibration.linears.empty())
+    out += cat("\nGPTQ  ", calibration.linears.size() - rounded.size(), " linears");
+  if (!rounded.empty()) {
+    constexpr size_t kMost = 20;
+    out += cat("; rounded, for want of inputs in the text: ", rounded.size(), "\n");
+    for (size_t i = 0; i < std::min(kMost, rounded.size()); ++i) out += cat("  ", rounded[i], "\n");
+    if (rounded.size() > kMost) out += cat("  and ", rounded.size() - kMost, " more, see the report\n");
+  } else if (!out.empty()) {
+    out += "\n";
+  }
+  const auto most = [](const std::vector<float>& values) {
+    return short_number(double(*std::max_element(values.begin(), values.end())));
+  };
+  if (!calibration.k_max.empty())
+    out += cat("\nFP8 cache  largest key ", most(calibration.k_max), ", largest value ", most(calibration.v_max), "\n");
+  return out;
+}
+
+Json error_report(const Plan& plan, const std::vector<QuantError>& errors, const Calibration& calibration) {
   const auto fields_of = [](const QuantError& e) {
     return Json::Object{{"weights", e.n},
                         {"mean_squared_error", number(e.mean_squared())},
@@ -143,14 +166,26 @@ Json error_report(const Plan& plan, const std::vector<QuantError>& errors) {
                               {"shape", Json::Array{item.n, item.k}},
                               {"bytes", int64_t(plan.bytes_of(item))}};
     for (const auto& [key, value] : fields_of(errors[i])) entry.set(key, value);
+    if (const CalibratedLinear* made = calibration.find(item.module)) {
+      entry.set("method", made->gptq ? "gptq" : "rtn");
+      entry.set("calibration_rows", made->n_rows);
+      if (made->gptq)
+        entry.set("mean_squared_output_error", number(made->loss / (double(made->n_rows) * double(item.n))));
+    }
     tensors.push_back(std::move(entry));
   }
   Json rules = Json::Array{};
   for (const Rule& rule : plan.recipe.rules) rules.push_back(rule.text());
-  return Json::Object{{"preset", plan.recipe.preset},    {"group_size", plan.recipe.group},
+  Json report = Json::Object{{"preset", plan.recipe.preset},    {"group_size", plan.recipe.group},
                       {"rules", std::move(rules)},       {"bytes_from", int64_t(plan.source_bytes)},
                       {"bytes_to", int64_t(plan.bytes)}, {"parts", std::move(parts)},
                       {"tensors", std::move(tensors)}};
+  if (!calibration.k_max.empty()) {
+    Json::Array k(calibration.k_max.begin(), calibration.k_max.end()), v(calibration.v_max.begin(), calibration.v_max.end());
+    report.set("largest_key", std::move(k));
+    report.set("largest_value", std::move(v));
+  }
+  return report;
 }
 
 }  // namespace l4::convert

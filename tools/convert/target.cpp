@@ -18,6 +18,7 @@ namespace l4::convert {
 namespace {
 
 constexpr const char* kConfig = "config.json";
+constexpr const char* kExtra = "model-kv-scales.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr uint64_t kMaxNotesBytes = 100'000'000;
 
@@ -90,6 +91,25 @@ void copy_over(const fs::path& from, const fs::path& to) {
 }
 
 }  // namespace
+
+Json error_json(const QuantError& e) {
+  return Json::Object{{"n", e.n},
+                      {"squared", e.squared},
+                      {"reference", e.reference},
+                      {"max_error", double(e.max_error)},
+                      {"max_weight", double(e.max_weight)}};
+}
+
+QuantError parse_error(const Json& json, const std::string& source) {
+  const JsonFields fields(json, source);
+  QuantError e;
+  e.n = fields.integer("n", {}, 0, INT64_MAX);
+  e.squared = fields.number("squared", {}, 0, 1e308);
+  e.reference = fields.number("reference", {}, 0, 1e308);
+  e.max_error = float(fields.number("max_error", {}, 0, 1e38));
+  e.max_weight = float(fields.number("max_weight", {}, 0, 1e39));
+  return e;
+}
 
 SourceStamp::SourceStamp(const HfCheckpoint& source) {
   std::set<fs::path> paths = {source.dir() / kConfig};
@@ -184,6 +204,9 @@ void Target::refuse_what_is_there(const Json& identity) const {
 
 // What makes it a model goes first.
 void Target::clear() const {
+  std::error_code ec;
+  fs::remove_all(calibration(), ec);
+  if (ec) fail(ErrorKind::io, calibration().string(), ": cannot remove: ", ec.message());
   for (const char* name : {kConfig, kIndex}) remove_file(dir_ / name);
   for_each_file(dir_, [](const fs::path& path) {
     if (is_our_shard(path.filename().string())) remove_file(path);
@@ -204,16 +227,7 @@ std::vector<QuantError> parse_errors(const fs::path& path, size_t n_items) {
   const Json list = parse_json(read_file(path, kMaxNotesBytes), path.string());
   std::vector<QuantError> errors;
   if (!list.is_array() || list.as_array().size() != n_items) return {};
-  for (const Json& entry : list.as_array()) {
-    const JsonFields fields(entry, path.string());
-    QuantError e;
-    e.n = fields.integer("n", {}, 0, INT64_MAX);
-    e.squared = fields.number("squared", {}, 0, 1e308);
-    e.reference = fields.number("reference", {}, 0, 1e308);
-    e.max_error = float(fields.number("max_error", {}, 0, 1e38));
-    e.max_weight = float(fields.number("max_weight", {}, 0, 1e39));
-    errors.push_back(e);
-  }
+  for (const Json& entry : list.as_array()) errors.push_back(parse_error(entry, path.string()));
   return errors;
 }
 
@@ -244,16 +258,11 @@ const std::vector<QuantError>* Target::finished(size_t shard) const {
 
 void Target::save_errors(const OutputShard& shard, const std::vector<QuantError>& errors) const {
   Json list = Json::Array{};
-  for (const QuantError& e : errors)
-    list.push_back(Json::Object{{"n", e.n},
-                                {"squared", e.squared},
-                                {"reference", e.reference},
-                                {"max_error", double(e.max_error)},
-                                {"max_weight", double(e.max_weight)}});
+  for (const QuantError& e : errors) list.push_back(error_json(e));
   write_file_atomic(errors_path(notes(), shard), dump_json(list));
 }
 
-void Target::finish(const Plan& plan) const {
+void Target::finish(const Plan& plan, const std::vector<NamedValue>& extra) const {
   for_each_file(source_, [&](const fs::path& path) {
     std::error_code ec;
     const std::string name = path.filename().string();
@@ -267,6 +276,19 @@ void Target::finish(const Plan& plan) const {
   for (const OutputShard& shard : plan.shards) {
     total += shard.bytes;
     for (const SafetensorsWriter::Tensor& t : shard.tensors) map.emplace_back(t.name, shard.file_name);
+  }
+  if (!extra.empty()) {
+    std::vector<SafetensorsWriter::Tensor> tensors;
+    std::vector<float> values;
+    for (const NamedValue& value : extra) {
+      tensors.push_back({value.name, DType::f32, {1}});
+      values.push_back(value.value);
+      map.emplace_back(value.name, kExtra);
+    }
+    SafetensorsWriter out(dir_ / kExtra, tensors);
+    out.write(std::as_bytes(std::span(values)));
+    out.finish();
+    total += values.size() * sizeof(float);
   }
   std::sort(map.begin(), map.end());
   Json::Object names;

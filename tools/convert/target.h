@@ -5,6 +5,7 @@
 //   DIR/.l4-convert/plan.json        what is being done, from which files: another plan does not go on from here
 //   DIR/.l4-convert/lock             held while a conversion runs
 //   DIR/.l4-convert/model-...json    what a file lost by quantisation, written before the file gets its name
+//   DIR/.l4-convert/calibration/     layers' codes that text decided (calibrate.h)
 #pragma once
 
 #include <vector>
@@ -31,6 +32,14 @@ class SourceStamp {
   std::vector<File> files_;
 };
 
+Json error_json(const QuantError& error);
+QuantError parse_error(const Json& json, const std::string& source);  // Error{input}
+
+struct NamedValue {
+  std::string name;
+  float value;
+};
+
 class Target {
  public:
   // Looks whether `dir` may be written and is none of the source's; writes nothing. Error{usage}.
@@ -45,13 +54,14 @@ class Target {
   void begin(const Plan& plan, const Json& identity);
 
   fs::path path(const std::string& name) const { return dir_ / name; }
+  fs::path calibration() const { return notes() / "calibration"; }
   // Of a file that is there already, an entry an item.
   const std::vector<QuantError>* finished(size_t shard) const;
   void save_errors(const OutputShard& shard, const std::vector<QuantError>& errors) const;
 
-  // After the last shard: everything of the source's folder that is no weights, the index, the config; then the notes
-  // that begin() made go.
-  void finish(const Plan& plan) const;
+  // After the last shard: `extra` in a file of their own (F32 [1]), everything of the source's folder that is no weights,
+  // the index, the config; then the notes that begin() made go.
+  void finish(const Plan& plan, const std::vector<NamedValue>& extra) const;
   void sync() const;  // names of files that were renamed are on the disk
 
  private:

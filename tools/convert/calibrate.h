@@ -1,0 +1,36 @@
+// What a conversion learns from text: INT4 codes by GPTQ, and how large keys and values become. Layer after layer: the
+// model's own forward gives the inputs of a layer's linears, these are quantised, and the next layer gets what the
+// quantised layer makes of the text.
+//
+//   DIR/00007/model.safetensors   the layer's codes and scales, under the names they will have
+//   DIR/00007/notes.json          how each was made and what it lost; largest |k| and |v|. Written last: the layer is done
+//
+// A run that was ended goes on behind the last layer that is done; the text then runs through the earlier ones again.
+#pragma once
+
+#include <functional>
+
+#include "formats/hf_checkpoint.h"
+#include "tools/convert/calibration.h"
+#include "tools/convert/layer_runner.h"
+#include "tools/convert/plan.h"
+
+namespace l4::convert {
+
+struct CalibrationOptions {
+  Sequences sequences;
+  Device device = Device::automatic;
+  int threads = 0;
+  bool gptq = true, kv_scales = false;
+  uint64_t memory_bytes = 0;  // for the sums over inputs at once; 0: half of what is free. The result does not depend on it.
+  std::function<void(int64_t done, int64_t total)> on_progress;  // tokens through layers
+};
+
+// A linear whose inputs were too few to say more than its weights do is rounded (RTN). GPTQ with fewer rows than that was no
+// better on other text; see README.md.
+constexpr int64_t kMinCalibrationRows = 64;
+
+Calibration calibrate(const ModelConfig& config, const HfCheckpoint& source, const Plan& plan,
+                      const CalibrationOptions& options, const fs::path& dir);
+
+}  // namespace l4::convert
