@@ -88,7 +88,7 @@ class KvPages {
   static BFloat16 token_scale(const A* from, int64_t hd) {
     float largest = 0;
     for (int64_t i = 0; i < hd; ++i)
-      if (const float size = std::abs(get(from[i])); !(size <= largest)) largest = size;
+      if (const float size = std::abs(get(from[i])); size > largest || std::isnan(size)) largest = size;
     const BFloat16 scale = to_bf16(largest / kFp8Max);
     return scale.bits == 0 ? to_bf16(1) : scale;
   }

@@ -96,7 +96,11 @@ std::string compare(GpuMachine& gpu, const AttentionCase& c, DType a, Kept kept,
   // exp turns an error of the score into one of the weight: scores reach scale
   // * 128 * 6 at most
   for (double& v : magnitude) v *= std::max(1.0, scale * double(c.hd) / 4);
-  return difference(got, want, magnitude, tolerance::kAttention);
+  // Where a token has its own scale, a weight is rounded after it is multiplied by it, not before, and prefill rounds keys
+  // and values to bfloat16: a step of 2^-9 each, which a few more results round otherwise for.
+  Tolerance tolerance = tolerance::kAttention;
+  if (kept.dtype == DType::f8_e4m3 && !kept.fixed) tolerance.bf16_differ = 0.7;
+  return difference(got, want, magnitude, tolerance);
 }
 
 void compare_all(std::span<const AttentionCase> cases, std::span<const int> sms) {
