@@ -110,7 +110,8 @@ struct LoadOptions {
   bool cuda_graphs = true;            // decode steps recorded and replayed; without: the same bits, slower
   std::optional<DType> dtype = {};    // of activations: f32 or bf16; nothing: as the checkpoint says
   bool fp8_attention = false, fp8_head = false;  // unquantised weights of attention, of the head: to FP8 as they are loaded
-  std::optional<DType> kv_dtype = {};  // of K and V in the cache: bf16 or f8_e4m3; nothing: as activations
+  // Of K and V in the cache: bf16 or f8_e4m3; nothing: f8_e4m3 where config.json asks for it, else as activations.
+  std::optional<DType> kv_dtype = {};
   int64_t max_context = 0;            // tokens of prompt and answer; 0: the model's, or as much as fits
   int64_t batch_tokens = 0;           // rows of the largest prefill step; 0: 8192 on GPUs, 512 on the CPU
   int64_t max_image_tiles = 0;        // tiles of the encoder cache; 0: one picture of the largest size

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "model/kv_cache.h"
+#include "model/quantization.h"
 #include "model/text_model.h"
 #include "model/vision_model.h"
 
@@ -63,7 +64,8 @@ bool encodes_images(const ModelConfig& config, const ExecutorOptions& options, c
 uint64_t activation_bytes(const ModelConfig& config, const ExecutorOptions& options, Backend& backend,
                           const ShardPlan& shard, const WeightPlan& plan) {
   const Weights weights = shapes_of(plan, options.dtype);
-  const KvCache kv(backend, config.text, shard, options.kv_type(), {0, 0});
+  const std::vector<KvScales> scales(has_fixed_kv_scales(config, options) ? size_t(shard.layers.size()) : 0, {1, 1});
+  const KvCache kv(backend, config.text, shard, options.kv_type(), {0, 0}, scales);
   const auto tp = make_thread_comms(shard.topology.tp);  // for its size; a measuring run talks to nobody
   Arena work;
   const Rank rank{backend, *tp[size_t(shard.tp_rank)], *tp[0], shard, work, nullptr};
@@ -227,7 +229,9 @@ struct Executor::Impl {
     const TextConfig& text = config.text;
     const WeightPlan plan = plan_weights(config, w.shard, options.dtype, quantized_at_load(source.all_stored(), options.quantize));
     w.weights = source.load(plan, *w.backend, options.dtype, on_bytes);
-    w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.kv_type(), options.kv_pages);
+    std::vector<KvScales> scales;
+    if (has_fixed_kv_scales(config, options)) scales = source.kv_scales(w.shard.layers);
+    w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.kv_type(), options.kv_pages, scales);
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
     if (encodes_images(config, options, w.shard)) {
       w.vision = std::make_unique<VisionModel>(config, w.weights, options.dtype);
@@ -302,6 +306,12 @@ struct Executor::Impl {
   Worker& last() { return workers[size_t(options.topology.tp * (options.topology.pp - 1))]; }
 };
 
+bool has_fixed_kv_scales(const ModelConfig& config, const ExecutorOptions& options) {
+  if (options.kv_type() != DType::f8_e4m3) return false;
+  const std::optional<Quantization> quantization = read_quantization(config);
+  return quantization && quantization->cache_scales;
+}
+
 ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank) {
   const TextConfig& t = config.text;
   ShardDims dims{t.n_layers, t.n_heads, t.n_kv_heads, t.ffn, t.dense_ffn, t.n_experts, t.vocab, false};
@@ -311,15 +321,14 @@ ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank
 
 MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options, int rank, const StoredWeights& stored) {
   const bool on_gpu = !options.gpus.empty();
-  if (on_gpu && options.kv_type() == DType::f8_e4m3)
-    fail(ErrorKind::unsupported, "--kv-cache-dtype fp8: not on CUDA yet (--device cpu takes it)");
   const ShardPlan shard = shard_of(config, options.topology, rank);
   MemoryPlan plan;
   const WeightPlan weights = plan_weights(config, shard, options.dtype, quantized_at_load(stored, options.quantize));
   plan.weights = weight_bytes_by_part(weights, options.dtype);
   for (const PartBytes& part : plan.weights) plan.weight_bytes += part.bytes;
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
-    plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) * kv_page_bytes(config.text, shard, options.kv_type(), kind);
+    plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) *
+                     kv_page_bytes(config.text, shard, options.kv_type(), kind, has_fixed_kv_scales(config, options));
   if (encodes_images(config, options, shard))
     plan.encoder_bytes = uint64_t(options.encoder_rows * config.text.hidden) * dtype_bytes(options.dtype) +
                          View{nullptr, DType::bf16, pixel_shape(*config.vision, options.max_step_tiles)}.bytes();

@@ -37,6 +37,8 @@ struct ExecutorOptions {
 
   DType kv_type() const { return kv_dtype.value_or(dtype); }
 };
+// Keys and values are kept in FP8 with the scales that the checkpoint has for them.
+bool has_fixed_kv_scales(const ModelConfig& config, const ExecutorOptions& options);
 
 class Executor : public StepRunner {
  public:

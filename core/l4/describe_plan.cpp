@@ -67,7 +67,8 @@ uint64_t part_bytes(const MemoryPlan& plan, const std::string& part) {
 uint64_t kv_token_bytes(const LoadPlan& plan, const ModelConfig& config, AttentionKind kind) {
   uint64_t bytes = 0;
   for (int rank = 0; rank < plan.executor.topology.world(); ++rank)
-    bytes += kv_page_bytes(config.text, shard_of(config, plan.executor.topology, rank), plan.executor.kv_type(), kind);
+    bytes += kv_page_bytes(config.text, shard_of(config, plan.executor.topology, rank), plan.executor.kv_type(), kind,
+                           has_fixed_kv_scales(config, plan.executor));
   return bytes / uint64_t(kv_page_tokens(config.text));
 }
 
@@ -78,7 +79,8 @@ StoredMap tensors_of(const fs::path& dir, const ModelConfig& config) {
   return check_tensors(config, HfCheckpoint(dir));
 }
 
-std::string model_lines(const ModelConfig& config, const LoadPlan& plan) {
+// asked_by_config: the cache's type is neither the user's choice nor that of the activations.
+std::string model_lines(const ModelConfig& config, const LoadPlan& plan, bool asked_by_config) {
   const TextConfig& t = config.text;
   const int64_t n_chunked = config.n_layers_of(AttentionKind::chunked);
   std::string text = cat(config.source, "\n");
@@ -87,7 +89,8 @@ std::string model_lines(const ModelConfig& config, const LoadPlan& plan) {
               t.n_layers - n_chunked, " global), ", t.n_experts, " experts, ", t.n_experts_per_token, " a token",
               config.vision ? ", images" : "", "\n");
   text += cat("  computed in ", dtype_option_name(plan.executor.dtype), ", K and V kept in ",
-              dtype_option_name(plan.executor.kv_type()), "\n");
+              dtype_option_name(plan.executor.kv_type()), has_fixed_kv_scales(config, plan.executor) ? " with the checkpoint's scales" : "",
+              asked_by_config ? " (as its config asks; --kv-cache-dtype bf16 keeps them in bfloat16)" : "", "\n");
   return text;
 }
 
@@ -127,7 +130,7 @@ std::string describe_plan(const LoadOptions& asked) {
     return line(label, cells);
   };
 
-  std::string text = model_lines(config, plan);
+  std::string text = model_lines(config, plan, !asked.kv_dtype && plan.executor.kv_dtype);
   std::vector<std::string> titles;
   for (const Column& column : columns) titles.push_back(column.title());
   if (n_ranks > 1) titles.push_back("together");

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/strings.h"
+#include "model/kv_scales.h"
 #include "model/quantization.h"
 #include "model/tensor_names.h"
 
@@ -43,9 +44,9 @@ bool is_linear(const ExpectedTensor& t) {
          (t.name.ends_with(".weight") || t.part == ModelPart::routed_experts);
 }
 
-// Scales of keys and values beside the weights; read with an FP8 cache (compressed-tensors', ModelOpt's names).
+// Scales of an FP8 cache that the config does not ask for, and of queries, which nobody quantises here.
 bool is_cache_scale(std::string_view name) {
-  return name.ends_with(".k_scale") || name.ends_with(".v_scale");
+  return name.ends_with(".k_scale") || name.ends_with(".v_scale") || name.ends_with(".q_scale");
 }
 
 class Checker {
@@ -56,6 +57,7 @@ class Checker {
   StoredMap check() {
     StoredMap stored;
     for (const ExpectedTensor& t : expected_tensors(config_)) stored.emplace(t.name, find(t));
+    if (quantization_ && quantization_->cache_scales) cache_scales();
     for (const std::string& name : checkpoint_.names())
       if (!used_.contains(name) && !is_harmless_extra(name) && !(quantization_ && is_cache_scale(name)))
         extra_.add(shown(name));
@@ -193,6 +195,21 @@ class Checker {
     } else if (w.input == InputFormat::fp8_static) {
       missing_.add(shown(names.input_scale));
     }
+  }
+
+  void cache_scales() {
+    for (int64_t layer = 0; layer < config_.text.n_layers; ++layer)
+      for (const bool is_value : {false, true}) {
+        const TensorInfo* info = find_kv_scale(checkpoint_, layer, is_value);
+        if (!info) {
+          missing_.add(shown(kv_scale_names(layer, is_value).front()));
+          continue;
+        }
+        const std::string name = canonical_tensor_name(info->name);
+        used_.insert(name);
+        expect_shape(*info, name, {{}, {1}});
+        if (!held_format(info->dtype)) expect_type(*info, name, "BF16, F16 or F32");
+      }
   }
 
   const TensorInfo* use(const std::string& name) {

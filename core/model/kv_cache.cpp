@@ -48,16 +48,20 @@ int64_t layers_of(const TextConfig& text, const ShardPlan& shard, AttentionKind 
 }
 }  // namespace
 
-uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dtype, AttentionKind kind) {
-  return uint64_t(layers_of(text, shard, kind)) * uint64_t(kv_layout(text, shard.kv_heads.size(), dtype).layer_bytes);
+uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dtype, AttentionKind kind, bool fixed_scales) {
+  return uint64_t(layers_of(text, shard, kind)) *
+         uint64_t(kv_layout(text, shard.kv_heads.size(), dtype, fixed_scales).layer_bytes);
 }
 
 KvCache::KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shard, DType dtype,
-                 const int64_t (&n_pages)[kNumAttentionKinds])
-    : backend_(backend), layout_(kv_layout(text, shard.kv_heads.size(), dtype)), first_layer_(shard.layers.begin) {
+                 const int64_t (&n_pages)[kNumAttentionKinds], std::span<const KvScales> scales)
+    : backend_(backend),
+      layout_(kv_layout(text, shard.kv_heads.size(), dtype, !scales.empty())),
+      first_layer_(shard.layers.begin) {
+  L4_CHECK(scales.empty() || (dtype == DType::f8_e4m3 && int64_t(scales.size()) == shard.layers.size()));
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global}) {
     n_layers_of_[int(kind)] = layers_of(text, shard, kind);
-    uint64_t bytes = kv_page_bytes(text, shard, dtype, kind) * uint64_t(n_pages[int(kind)]);
+    uint64_t bytes = uint64_t(n_layers_of_[int(kind)] * layout_.layer_bytes) * uint64_t(n_pages[int(kind)]);
     if (bytes > 0) pools_[int(kind)] = backend.allocate(bytes, "the KV cache");
   }
   int64_t next[kNumAttentionKinds] = {0, 0};
@@ -68,6 +72,10 @@ KvCache::KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shar
     layer.layout = layout_;
     layer.base = static_cast<std::byte*>(pools_[int(kind)].data()) + next[int(kind)]++ * layout_.layer_bytes;
     layer.page_stride = n_layers_of_[int(kind)] * layout_.layer_bytes;
+    if (!scales.empty()) {
+      const KvScales& fixed = scales[size_t(l - first_layer_)];
+      layer.k_scale = fixed.k, layer.v_scale = fixed.v;
+    }
     layers_.push_back(layer);
   }
 }

@@ -8,6 +8,7 @@
 
 #include "dist/shard_plan.h"
 #include "model/config.h"
+#include "model/kv_scales.h"
 #include "ops/backend.h"
 
 namespace l4 {
@@ -19,13 +20,15 @@ int64_t kv_token_bytes(const TextConfig& text, int64_t n_kv_heads, DType dtype, 
 // One layer's part of a page. fixed_scales: of f8_e4m3, those of KvLayer; none lie in the page.
 KvLayout kv_layout(const TextConfig& text, int64_t n_kv_heads, DType dtype, bool fixed_scales = false);
 // Bytes of one page of a kind on the rank of `shard`: all its layers of the kind.
-uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dtype, AttentionKind kind);
+uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dtype, AttentionKind kind,
+                       bool fixed_scales = false);
 
 class KvCache {
  public:
-  // n_pages by AttentionKind. Error{memory} when the backend has not enough.
+  // n_pages by AttentionKind. `scales`: of f8_e4m3, the fixed ones of the rank's layers; none: each token has its own.
+  // Error{memory} when the backend has not enough.
   KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shard, DType dtype,
-          const int64_t (&n_pages)[kNumAttentionKinds]);
+          const int64_t (&n_pages)[kNumAttentionKinds], std::span<const KvScales> scales = {});
 
   KvLayer layer(int64_t index) const;  // by layer number of the whole model; one of this rank's
   void copy_pages(std::span<const PageCopy> copies);

@@ -39,6 +39,19 @@ InputFormat input_of(const ModelConfig& config, const JsonFields& group, bool by
   return InputFormat::fp8_token;
 }
 
+// kv_cache_scheme, the same in both methods' files.
+void read_cache_scheme(const ModelConfig& config, const JsonFields& fields, Quantization& to) {
+  if (!fields.has("kv_cache_scheme")) return;
+  const JsonFields scheme = fields.object("kv_cache_scheme");
+  const int64_t bits = scheme.integer("num_bits", 8, 1, 64);
+  const std::string type = scheme.text("type", "float"), strategy = scheme.text("strategy", "tensor");
+  if (bits != 8 || type != "float") refuse(config, cat("kv_cache_scheme: keys and values of ", bits, "-bit ", shown(type)));
+  to.fp8_cache = true;
+  to.cache_scales = !scheme.flag("dynamic", false);
+  if (to.cache_scales && strategy != "tensor") refuse(config, cat("kv_cache_scheme: scales by ", shown(strategy)));
+  if (!scheme.flag("symmetric", true)) refuse(config, "kv_cache_scheme: keys and values with zero points");
+}
+
 Quantization compressed_tensors(const ModelConfig& config, const JsonFields& fields) {
   static constexpr const char* kFormats[] = {"float-quantized", "pack-quantized", "mixed-precision", "naive-quantized"};
   auto check_format = [&](const std::string& format) {
@@ -70,6 +83,7 @@ Quantization compressed_tensors(const ModelConfig& config, const JsonFields& fie
     fp8_input = input;
   }
   if (fp8_input) quantization.fp8_input = *fp8_input;
+  read_cache_scheme(config, fields, quantization);
   return quantization;
 }
 
@@ -83,7 +97,13 @@ std::optional<Quantization> read_quantization(const ModelConfig& config) {
   if (method == "modelopt") {
     const std::string algorithm = fields.text("quant_algo", "");
     if (algorithm != "FP8") refuse(config, cat("ModelOpt ", algorithm.empty() ? "of an unnamed kind" : shown(algorithm)));
-    return Quantization{InputFormat::fp8_static};
+    Quantization quantization{.fp8_input = InputFormat::fp8_static};
+    read_cache_scheme(config, fields, quantization);
+    if (const std::string cache = fields.text("kv_cache_quant_algo", ""); cache == "FP8")
+      quantization.fp8_cache = quantization.cache_scales = true;
+    else if (!cache.empty())
+      refuse(config, cat("ModelOpt ", shown(cache), " for keys and values"));
+    return quantization;
   }
   refuse(config, cat("weights quantised as ", method.empty() ? "an unnamed scheme" : shown(method)));
 }

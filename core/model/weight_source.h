@@ -2,6 +2,7 @@
 #pragma once
 
 #include "model/check_tensors.h"
+#include "model/kv_scales.h"
 #include "model/weights.h"
 
 namespace l4 {
@@ -12,6 +13,8 @@ class WeightSource {
   virtual StoredWeight stored(const std::string& canonical_name) const = 0;
   virtual Weights load(const WeightPlan& plan, Backend& backend, DType activation,
                        const std::function<void(uint64_t)>& on_bytes) const = 0;
+  // Of layers whose keys and values have one (Quantization::cache_scales). Made-up ones: 1.
+  virtual std::vector<KvScales> kv_scales(Range layers) const { return std::vector<KvScales>(size_t(layers.size()), {1, 1}); }
   StoredWeights all_stored() const {
     return [this](const std::string& name) { return stored(name); };
   }
@@ -31,6 +34,7 @@ class CheckpointWeights : public WeightSource {
                const std::function<void(uint64_t)>& on_bytes) const override {
     return load_weights(plan, checkpoint_, all_stored(), backend, activation, on_bytes);
   }
+  std::vector<KvScales> kv_scales(Range layers) const override { return load_kv_scales(checkpoint_, layers); }
 
  private:
   const HfCheckpoint& checkpoint_;

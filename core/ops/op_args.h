@@ -71,7 +71,7 @@ struct PackedWeight {
 // Where things lie in one layer's part of a page: K [K, page_tokens, hd], V the same, then, in formats with per-token
 // scales, bf16 scales [K, page_tokens] of each. Offsets in bytes from the layer's part; -1 when absent.
 // f8_e4m3: x is kept as the code nearest to x / s, beyond 448 the largest. A token's scale in a kv head is max|x| / 448
-// rounded to bf16, or 1 where that is 0.
+// rounded to bf16, 1 where that is 0, NaN where any x is.
 struct KvLayout {
   DType dtype = DType::bf16;
   int64_t page_tokens = 0, n_kv_heads = 0, head_dim = 0;

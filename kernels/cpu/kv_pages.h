@@ -83,11 +83,12 @@ class KvPages {
             is_key ? layer_.k_scale : layer_.v_scale};
   }
 
-  // NaN does not count, and becomes the code for it; an infinite value makes all of its head NaN.
+  // A NaN or an infinite value makes all of its head NaN.
   template <class A>
   static BFloat16 token_scale(const A* from, int64_t hd) {
     float largest = 0;
-    for (int64_t i = 0; i < hd; ++i) largest = std::max(largest, std::abs(get(from[i])));
+    for (int64_t i = 0; i < hd; ++i)
+      if (const float size = std::abs(get(from[i])); size > largest || std::isnan(size)) largest = size;
     const BFloat16 scale = to_bf16(largest / kFp8Max);
     return scale.bits == 0 ? to_bf16(1) : scale;
   }

@@ -5,13 +5,15 @@
 // so that the QK norm is four shuffles. A lane has the same elements of every head that it comes to, so it computes
 // their cosines and sines once, in registers, before it waits for the projection: no shared memory (blocks of the
 // projection and of attention, which both overlap this kernel, need nearly all of it), no barrier. With few rows a
-// row's heads are spread over several blocks. Bytes a row: (H + 2K) hd read and written, 28 KB for Scout.
+// row's heads are spread over several blocks. Bytes a row: (H + 2K) hd read and written, 28 KB for Scout. Codes of an FP8
+// cache: a group's maximum is four shuffles more.
 #include <algorithm>
 
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/ptx/pdl.h"
+#include "quant/fp8.h"
 
 namespace l4::cuda {
 
@@ -29,7 +31,8 @@ struct FinishQkv {               // what the kernel needs of QkvArgs
   float qk_norm_eps, floor_scale, attn_scale;
   const int32_t *positions, *slots;
   char* pages;
-  int64_t page_stride, k_offset, v_offset;
+  int64_t page_stride, k_offset, v_offset, k_scale_offset, v_scale_offset;
+  float k_scale, v_scale;
   int page_tokens;
 };
 
@@ -39,7 +42,31 @@ __device__ inline float group_sum(float v, int lanes) {
   return v;
 }
 
-// A: activations, C: the cache's type.
+// The larger one, NaN if any is.
+__device__ inline float larger(float a, float b) {
+  return b > a || b != b ? b : a;
+}
+// The largest size of an element over the `lanes` lanes of a group, NaN if any is.
+__device__ inline float group_largest(float v, int lanes) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2) v = larger(v, __shfl_xor_sync(0xffffffffu, v, offset));
+  return v;
+}
+
+// Codes of neighbouring elements.
+template <int n>
+__device__ inline void store_codes(uint8_t* to, const float (&v)[n], float scale) {
+  if constexpr (n == 8) {
+    uint32_t words[2] = {};
+#pragma unroll
+    for (int i = 0; i < n; ++i) words[i / 4] |= uint32_t(fp8_from_float(v[i] / scale)) << (i % 4 * 8);
+    *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < n; ++i) to[i] = fp8_from_float(v[i] / scale);
+  }
+}
+
+// A: activations, C: the cache's type, uint8_t for codes.
 template <class A, class C, int n>
 __global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q, const __grid_constant__ FinishQkv p,
                                                               const __grid_constant__ Frequencies inv_freq) {
@@ -98,20 +125,42 @@ __global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q
       const float mean = group_sum(squares, p.lanes) / float(p.hd);
       if (!is_v) factor = 1.0f / sqrtf(mean + p.qk_norm_eps);
     }
+    float largest = 0;
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+      for (int j = 0; j < kStep; ++j) {
+        v[s][j] = round_to<A>(v[s][j] * factor);  // by 1: no change
+        largest = larger(largest, fabsf(v[s][j]));
+      }
+    float scale = is_v ? p.v_scale : p.k_scale;
+    bool is_own = false;
+    if constexpr (sizeof(C) == 1) {
+      is_own = p.k_scale_offset >= 0;
+      if (is_own) {
+        scale = round_to<bf16>(group_largest(largest, p.lanes) / kFp8Max);
+        if (scale == 0) scale = 1;
+      }
+    }
     if (!real) continue;
-    const int kv_head = head - p.n_heads - (is_v ? p.n_kv : 0);
-    C* entry = reinterpret_cast<C*>(page + (is_v ? p.v_offset : p.k_offset)) +
-               (int64_t(kv_head) * p.page_tokens + in_page) * p.hd;
+    if (is_q) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
+        if (at(s) < p.hd) store(q + (row * p.n_heads + head) * p.hd + at(s), v[s]);
+      continue;
+    }
+    const int64_t entry = int64_t(head - p.n_heads - (is_v ? p.n_kv : 0)) * p.page_tokens + in_page;
+    C* to = reinterpret_cast<C*>(page + (is_v ? p.v_offset : p.k_offset)) + entry * p.hd;
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       if (at(s) >= p.hd) continue;
-#pragma unroll
-      for (int j = 0; j < kStep; ++j) v[s][j] = round_to<A>(v[s][j] * factor);  // by 1: no change
-      if (is_q)
-        store(q + (row * p.n_heads + head) * p.hd + at(s), v[s]);
+      if constexpr (sizeof(C) == 1)
+        store_codes(to + at(s), v[s], scale);
       else
-        store(entry + at(s), v[s]);
+        store(to + at(s), v[s]);
     }
+    if (is_own && lane == 0)
+      reinterpret_cast<bf16*>(page + (is_v ? p.v_scale_offset : p.k_scale_offset))[entry] = rounded<bf16>(scale);
   }
 }
 }  // namespace
@@ -123,8 +172,10 @@ void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
   const int64_t hd = layout.head_dim, n_kv = layout.n_kv_heads, n_heads = args.q.cols() / hd,
                 n_all = n_heads + 2 * n_kv;
   const bool rope = bool(args.inv_freq);
-  if (layout.dtype != DType::f32 && layout.dtype != DType::bf16)
-    fail(ErrorKind::unsupported, "the CUDA backend keeps the KV cache in F32 or BF16, not ", dtype_name(layout.dtype));
+  const bool is_fp8 = layout.dtype == DType::f8_e4m3;
+  if (layout.dtype != DType::f32 && layout.dtype != DType::bf16 && !is_fp8)
+    fail(ErrorKind::unsupported, "the CUDA backend keeps the KV cache in F32, BF16 or F8_E4M3, not ",
+         dtype_name(layout.dtype));
   L4_CHECK(qkv.rows() == step.n_rows && qkv.cols() == n_all * hd && hd % 2 == 0 && hd <= kMaxHead);
   Frequencies inv_freq = {};
   if (rope) {
@@ -153,6 +204,10 @@ void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
                       .page_stride = args.kv.page_stride,
                       .k_offset = layout.k_offset,
                       .v_offset = layout.v_offset,
+                      .k_scale_offset = layout.k_scale_offset,
+                      .v_scale_offset = layout.v_scale_offset,
+                      .k_scale = args.kv.k_scale,
+                      .v_scale = args.kv.v_scale,
                       .page_tokens = int(layout.page_tokens)};
     const int64_t heads_at_once = kThreads / lanes, rows = qkv.rows();
     const int64_t blocks =
@@ -161,6 +216,8 @@ void finish_qkv(const OpContext& ctx, const QkvArgs& args, const View& qkv) {
         .grid = {unsigned(rows), unsigned(blocks)}, .block = kThreads, .stream = ctx.gpu.stream, .programmatic = true};
     if (layout.dtype == DType::f32)
       launch(where, finish_qkv_kernel<A, float, n>, data<A>(qkv), data<A>(args.q), p, inv_freq);
+    else if (is_fp8)
+      launch(where, finish_qkv_kernel<A, uint8_t, n>, data<A>(qkv), data<A>(args.q), p, inv_freq);
     else
       launch(where, finish_qkv_kernel<A, bf16, n>, data<A>(qkv), data<A>(args.q), p, inv_freq);
   });

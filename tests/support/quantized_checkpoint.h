@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats/hf_checkpoint.h"
+#include "model/kv_scales.h"
 #include "model/stored_weight.h"
 #include "model/tensor_names.h"
 #include "quant/fp8.h"
@@ -16,12 +17,11 @@ namespace l4::test {
 
 constexpr int64_t kQuantizedHidden = 256, kQuantizedFfn = 128;
 
-inline ModelConfig quantized_config(const std::string& quantization) {
+inline ModelConfig quantized_config(const std::string& quantization, int64_t head_dim = 32) {
   return parse_model_config(
       parse_json(cat(R"({"model_type": "llama4_text", "vocab_size": 64, "hidden_size": )", kQuantizedHidden,
-                     R"(, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-      "intermediate_size": )",
-                     kQuantizedFfn, R"(, "intermediate_size_mlp": 256, "num_local_experts": 2, "interleave_moe_layer_step": 2,
+                     R"(, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": )",
+                     head_dim, R"(, "intermediate_size": )", kQuantizedFfn, R"(, "intermediate_size_mlp": 256, "num_local_experts": 2, "interleave_moe_layer_step": 2,
       "quantization_config": )",
                      quantization, "}"),
                  "tiny/config.json"),
@@ -44,7 +44,8 @@ struct QuantizedCheckpoint {
   std::mt19937 random{7};
 
   // quantize_inputs: of FP8, by compressed-tensors.
-  explicit QuantizedCheckpoint(How how, bool quantize_inputs = true) : config(quantized_config(scheme(how, quantize_inputs))) {
+  explicit QuantizedCheckpoint(How how, bool quantize_inputs = true, int64_t head_dim = 32)
+      : config(quantized_config(scheme(how, quantize_inputs), head_dim)) {
     for (const ExpectedTensor& t : expected_tensors(config)) {
       const bool quantized = t.part != ModelPart::embedding && t.part != ModelPart::router && t.part != ModelPart::lm_head &&
                              t.shape.rank() >= 2;
@@ -146,6 +147,15 @@ struct QuantizedCheckpoint {
     *add<float>(names.input_scale, DType::f32, {1}) = 2.0f;
     std::vector<float>& want = meaning[name];
     for (int64_t i = 0; i < shape.elements(); ++i) want.push_back(fp8_to_float(codes[i] = uint8_t(below(127))) * scale);
+  }
+
+  // Says that keys and values are kept in FP8, and adds a scale for each layer's, under names of each kind.
+  void add_cache_scales() {
+    config.quantization->set("kv_cache_scheme",
+                             parse_json(R"({"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": false})", "test"));
+    for (int64_t layer = 0; layer < config.text.n_layers; ++layer)
+      for (const bool is_value : {false, true})
+        *add<float>(kv_scale_names(layer, is_value)[size_t(layer) % 3], DType::f32, {1}) = float(3 + layer + is_value) / 64;
   }
 
   // The same weights in the unquantised layout, in float32.

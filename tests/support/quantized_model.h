@@ -14,12 +14,14 @@ constexpr double kSameFloat32 = 2e-5;  // sums in another order, as between gold
 
 // Logits of 20 tokens and of three more, one by one. gpus empty: on the CPU.
 inline std::vector<float> logits_of(const QuantizedCheckpoint& made, int tp = 1, std::vector<int> gpus = {},
-                                    QuantizeAtLoad quantize = {}) {
+                                    QuantizeAtLoad quantize = {}, DType dtype = DType::f32,
+                                    std::optional<DType> kv_dtype = {}) {
   TempDir dir;
   made.write(dir / "model.safetensors");
   const HfCheckpoint files(dir.path());
   ExecutorOptions options;
-  options.dtype = DType::f32;
+  options.dtype = dtype;
+  options.kv_dtype = kv_dtype;
   options.topology.tp = tp;
   options.cpu_threads = 2;
   options.gpus = std::move(gpus);

@@ -28,7 +28,7 @@ int most_threads() {
 void add_type_flags(Flags& flags, const TypeTargets& to) {
   flags.value("--dtype", "auto|bfloat16|float32", "of activations; auto: as the checkpoint says",
               [to](const std::string& name) { *to.dtype = parse_dtype_option(name); });
-  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: as activations",
+  flags.value("--kv-cache-dtype", "auto|bf16|fp8", "of the KV cache; auto: fp8 where config.json asks for it, else as activations",
               [to](const std::string& name) { *to.kv_dtype = parse_kv_dtype_option(name); });
   flags.value("--attn-dtype", "auto|fp8", "of attention's weights, where the checkpoint does not quantise them",
               [to](const std::string& name) { *to.fp8_attention = parse_fp8_option(name); });

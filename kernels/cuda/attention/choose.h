@@ -33,9 +33,11 @@ inline AttentionShape attention_shape(const AttentionArgs& args) {
 
 inline bool has_fast_attention(const AttentionShape& s) {
   const KvLayout& kv = s.kv;
-  return s.activations == DType::bf16 && kv.dtype == DType::bf16 && kv.head_dim == kFastHeadDim &&
-         kv.page_tokens == kFastPageTokens && s.n_heads % kv.n_kv_heads == 0 &&
-         s.n_heads / kv.n_kv_heads <= kMaxGroup && kv.k_offset % 16 == 0 && kv.v_offset % 16 == 0 && s.scale > 0;
+  auto whole = [](int64_t offset) { return offset < 0 || offset % 16 == 0; };
+  return s.activations == DType::bf16 && (kv.dtype == DType::bf16 || kv.dtype == DType::f8_e4m3) &&
+         kv.head_dim == kFastHeadDim && kv.page_tokens == kFastPageTokens && s.n_heads % kv.n_kv_heads == 0 &&
+         s.n_heads / kv.n_kv_heads <= kMaxGroup && whole(kv.k_offset) && whole(kv.v_offset) &&
+         whole(kv.k_scale_offset) && whole(kv.v_scale_offset) && s.scale > 0;
 }
 
 struct AttentionKernels {

@@ -37,14 +37,12 @@
 // a stage, of which 6 us and 7 us were the chain of latencies. On paper: a cluster for a pair, its parts exchanged in
 // shared memory, would save the way through L2 (0.5 us), but pairs longer than a cluster need that way all the same,
 // and 132 SMs are not a whole number of clusters of 8 or 16.
-#include "kernels/cuda/attention/choose.h"
+#include "kernels/cuda/attention/decode_cache.h"
+#include "kernels/cuda/attention/decode_line.h"
 #include "kernels/cuda/attention/fragments.h"
-#include "kernels/cuda/attention/kernels.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/exp2.h"
-#include "kernels/cuda/ptx/ldmatrix.h"
 #include "kernels/cuda/ptx/load.h"
 #include "kernels/cuda/ptx/mma.h"
 #include "kernels/cuda/ptx/movmatrix.h"
@@ -57,52 +55,8 @@ namespace {
 constexpr int kHd = int(kFastHeadDim);
 constexpr int kHeads = int(kMaxGroup);
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kStepKeys = 16, kUnitKeys = kWarps * kStepKeys;
 constexpr int kStages = 3;
 constexpr uint32_t kWholeWarp = 0xffffffffu;
-constexpr int kPageUnits = int(kFastPageTokens) / kUnitKeys;
-static_assert(kPageUnits * kUnitKeys == kFastPageTokens);
-
-// How 16 keys and values come to shared memory and from there to a matrix instruction's registers. Another cache format
-// is another such policy.
-struct Bf16Cache {
-  static constexpr int kRowBytes = kHd * 2;
-  static constexpr int kPartBytes = kStepKeys * kRowBytes;  // the keys; the values follow
-  static constexpr int kStageBytes = 2 * kPartBytes;
-
-  // 16-byte chunk c of row r lies at chunk c ^ (r % 8): eight rows of one column are in eight different groups of
-  // banks.
-  __device__ static int place_of(int row, int chunk) { return row * kRowBytes + (chunk ^ (row % 8)) * 16; }
-  // Starts the copy of 16 rows of k and v, those from n_valid on as zeros.
-  __device__ static void load(std::byte* stage, const std::byte* k, const std::byte* v, int n_valid, int lane) {
-#pragma unroll
-    for (int i = 0; i < kStepKeys / 2; ++i) {
-      const int row = 2 * i + lane / 16, chunk = lane % 16;
-      const int from = row * kRowBytes + chunk * 16, to = place_of(row, chunk);
-      cp_async_or_zero<16>(stage + to, k + from, row < n_valid);
-      cp_async_or_zero<16>(stage + kPartBytes + to, v + from, row < n_valid);
-    }
-  }
-  // The same for rows n_old to n_valid only, over zeros that have arrived: each by who wrote the zeros.
-  __device__ static void load_new(std::byte* stage, const std::byte* k, const std::byte* v, int n_old, int n_valid,
-                                  int lane) {
-#pragma unroll 1
-    for (int row = max(n_old, 0); row < min(n_valid, kStepKeys); ++row) {
-      if (row % 2 != lane / 16) continue;
-      const int chunk = lane % 16, from = row * kRowBytes + chunk * 16, to = place_of(row, chunk);
-      cp_async<16>(stage + to, k + from);
-      cp_async<16>(stage + kPartBytes + to, v + from);
-    }
-  }
-  // A operand [16 keys, elements 16 i ..].
-  __device__ static void keys(uint32_t (&a)[4], const std::byte* stage, int i, int lane) {
-    ldmatrix_x4(a, stage + place_of(lane % 16, 2 * i + lane / 16));
-  }
-  // A operand [elements 16 i .., 16 keys].
-  __device__ static void values(uint32_t (&a)[4], const std::byte* stage, int i, int lane) {
-    ldmatrix_x4_trans(a, stage + kPartBytes + place_of(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2));
-  }
-};
 
 // What a part of a pair's keys comes to, unnormalised; maxima in base 2. A slice is a quarter of each head's elements,
 // and all that a warp writes and reads.
@@ -120,103 +74,11 @@ struct DecodeArgs {
   const bf16* q;       // [T, H, 128]
   bf16* out;           // [T, H, 128]
   int32_t group;       // query heads of a kv head
-  float scale;         // times log2(e)
+  float scale;         // times log2(e), the cache's factor and the keys' scale where all have one
+  float value_scale;   // the same of values
   Part* parts;         // [2 * blocks]: of a block's first pair, and of its last where that is another one
   uint32_t* counters;  // [blocks][kWarps]: of the slices of the pair that is cut at a block's end
 };
-
-__device__ inline KvSpan span_at(const PagedKv& kv, int32_t index) {
-  static_assert(sizeof(KvSpan) == sizeof(int4));
-  const int4 v = *reinterpret_cast<const int4*>(kv.spans + index);
-  return {v.x, v.y, v.z, v.w};
-}
-__device__ inline bool is_decoded(const KvSpan& span) {
-  return span.n_rows <= kDecodeRows;
-}
-__device__ inline uint32_t units_of(const KvSpan& span) {  // of each of its pairs
-  return uint32_t(span.past + span.n_rows + kUnitKeys - 1) / kUnitKeys;
-}
-
-// A place on the line: unit `unit` of kv head `head` of row `row` of span number `index`.
-struct Place {
-  KvSpan span;
-  int32_t index, row, head;
-  uint32_t unit, n_units;
-
-  __device__ void enter(const PagedKv& kv, int32_t span_index) {
-    index = span_index;
-    span = span_at(kv, index);
-    n_units = units_of(span);
-    row = head = 0;
-    unit = 0;
-  }
-  __device__ int64_t first_element(const DecodeArgs& args) const {  // of the pair's queries and outputs
-    return (int64_t(span.row + row) * args.kv.n_kv_heads + head) * args.group * kHd;
-  }
-  __device__ int32_t page(const PagedKv& kv) const { return kv.pages[span.table + unit / kPageUnits]; }
-  // To the next pair. Must not be called at the line's last.
-  __device__ void next_pair(const PagedKv& kv) {
-    unit = 0;
-    if (++head < kv.n_kv_heads) return;
-    head = 0;
-    if (++row < span.n_rows) return;
-    do {
-      enter(kv, index + 1);
-    } while (!is_decoded(span));
-  }
-};
-
-// The line, fewer than 2^32 units (512 rows at 10 million keys and 8 kv heads are 0.7 * 10^9), and its cut.
-struct Line {
-  uint32_t n_units, n_parts;  // parts: blocks with work
-  uint32_t each, n_larger;    // units of a part; so many of them, the first, have one more
-  __device__ uint32_t begin(uint32_t part) const { return part * each + min(part, n_larger); }
-  __device__ uint32_t part_of(uint32_t unit) const {
-    const uint32_t in_larger = n_larger * (each + 1);
-    return unit < in_larger ? unit / (each + 1) : n_larger + (unit - in_larger) / each;
-  }
-};
-
-// The line, and the place of this block's first unit; of a block without work n_parts alone. A whole warp.
-__device__ Line find_place(const PagedKv& kv, int lane, Place& place) {
-  const int32_t spans_each = (kv.n_spans + 31) / 32, first = lane * spans_each;
-  const int32_t last = min(first + spans_each, kv.n_spans);
-  auto units = [&](int32_t i) {
-    const KvSpan span = span_at(kv, i);
-    return is_decoded(span) ? uint32_t(span.n_rows * kv.n_kv_heads) * units_of(span) : 0;
-  };
-  uint32_t mine = 0;
-#pragma unroll 1
-  for (int32_t i = first; i < last; ++i) mine += units(i);
-  uint32_t until = mine;  // inclusive prefix sum
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const uint32_t before = __shfl_up_sync(kWholeWarp, until, offset);
-    if (lane >= offset) until += before;
-  }
-  Line line{};
-  line.n_units = __shfl_sync(kWholeWarp, until, 31);
-  line.n_parts = min(gridDim.x, line.n_units);
-  if (blockIdx.x >= line.n_parts) return line;
-  line.each = line.n_units / line.n_parts;
-  line.n_larger = line.n_units - line.each * line.n_parts;
-
-  uint32_t left = line.begin(blockIdx.x) - (until - mine);  // units from this lane's first span; above all if before it
-  const bool is_here = left < mine;
-  int32_t index = first;
-  if (is_here) {
-#pragma unroll 1
-    for (uint32_t n; left >= (n = units(index)); ++index) left -= n;
-  }
-  const int source = __ffs(__ballot_sync(kWholeWarp, is_here)) - 1;
-  left = __shfl_sync(kWholeWarp, left, source);
-  place.enter(kv, __shfl_sync(kWholeWarp, index, source));
-  const uint32_t pair = left / place.n_units;
-  place.unit = left - pair * place.n_units;
-  place.row = int32_t(pair / uint32_t(kv.n_kv_heads));
-  place.head = int32_t(pair) - place.row * kv.n_kv_heads;
-  return line;
-}
 
 // A warp's running softmax over its keys. As of mma.h: this thread has the columns (heads) 2 t and 2 t + 1.
 struct State {
@@ -234,38 +96,42 @@ struct State {
 };
 
 // B operands: element 16 i + .. of head g. Columns past the last head repeat it; nobody reads their sums.
+template <class Cache>
 struct Query {
   uint32_t b[kHd / 16][2];
   __device__ void load(const bf16* heads, int32_t group, int lane) {
-    const int g = min(lane / 4, group - 1), t = lane % 4;
-    const uint32_t* from = reinterpret_cast<const uint32_t*>(heads + g * kHd) + t;
+    const bf16* head = heads + min(lane / 4, group - 1) * kHd;
 #pragma unroll
-    for (int i = 0; i < kHd / 16; ++i) {
-      b[i][0] = from[8 * i];
-      b[i][1] = from[8 * i + 4];
-    }
+    for (int i = 0; i < kHd / 16; ++i) Cache::query(b[i], head, i, lane % 4);
   }
 };
 
-// 16 keys of which the first n_valid >= 1 count; is_first: the state is clear.
+// A step's keys, of which the first n_valid >= 1 count; is_first: the state is clear.
 template <class Cache>
-__device__ inline void attend(State& state, const Query& query, const std::byte* stage, int n_valid, float scale,
-                              bool is_first, int lane) {
-  float even[4] = {}, odd[4] = {};
+__device__ inline void attend(State& state, const Query<Cache>& query, const std::byte* stage,
+                              const typename Cache::Scales& scales, int n_valid, float scale, bool is_first, int lane) {
+  constexpr int kTiles = Cache::kTiles;
+  float even[kTiles][4] = {}, odd[kTiles][4] = {};
 #pragma unroll
   for (int i = 0; i < kHd / 16; ++i) {
-    uint32_t a[4];
+    uint32_t a[kTiles][4];
     Cache::keys(a, stage, i, lane);
-    mma_m16n8k16(i % 2 ? odd : even, a, query.b[i]);
-  }
-  float s[4];  // keys g (0, 1) and g + 8 (2, 3), heads 2 t (0, 2) and 2 t + 1 (1, 3)
-  const int key = lane / 4;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) s[i] = key + i / 2 * 8 < n_valid ? (even[i] + odd[i]) * scale : -INFINITY;
-  float next[2];
+    for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16(i % 2 ? odd[tile] : even[tile], a[tile], query.b[i]);
+  }
+  // Keys of the tile's rows g (0, 1) and g + 8 (2, 3), heads 2 t (0, 2) and 2 t + 1 (1, 3).
+  float s[kTiles][4], next[2] = {-INFINITY, -INFINITY};
+  auto is_there = [&](int tile, int half) { return Cache::key_of(tile, half, lane / 4) < n_valid; };
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float factor = scale * scales.key(tile, i / 2);
+      s[tile][i] = is_there(tile, i / 2) ? (even[tile][i] + odd[tile][i]) * factor : -INFINITY;
+      next[i % 2] = fmaxf(next[i % 2], s[tile][i]);
+    }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    next[i] = fmaxf(s[i], s[i + 2]);
 #pragma unroll
     for (int offset = 4; offset < 32; offset *= 2)
       next[i] = fmaxf(next[i], __shfl_xor_sync(kWholeWarp, next[i], offset));
@@ -287,16 +153,26 @@ __device__ inline void attend(State& state, const Query& query, const std::byte*
       }
     }
   }
+  uint32_t weights[kTiles][2];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) s[i] = exp2_approx(s[i] - state.top[i % 2]);
-  state.sum[0] += s[0] + s[2];
-  state.sum[1] += s[1] + s[3];
-  const uint32_t weights[2] = {transpose_8x8(narrow(s[0], s[1])), transpose_8x8(narrow(s[2], s[3]))};
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      s[tile][i] = exp2_approx(s[tile][i] - state.top[i % 2]);
+      state.sum[i % 2] += s[tile][i];
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float by = scales.value(tile, half, is_there(tile, half));
+      weights[tile][half] = transpose_8x8(narrow(s[tile][2 * half] * by, s[tile][2 * half + 1] * by));
+    }
+  }
 #pragma unroll
   for (int i = 0; i < kHd / 16; ++i) {
-    uint32_t a[4];
+    uint32_t a[kTiles][4];
     Cache::values(a, stage, i, lane);
-    mma_m16n8k16(state.values[i], a, weights);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16(state.values[i], a[tile], weights[tile]);
   }
 }
 
@@ -309,13 +185,15 @@ struct Meeting {
 template <class Cache>
 constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
 static_assert(kSharedBytes<Bf16Cache> <= kHalfShared - kHalfSharedStep);  // small_m.cu
+static_assert(kSharedBytes<Fp8Cache> <= kHalfShared - kHalfSharedStep);
 
 // 2^(x - top), where both may be -infinity: no key was seen.
 __device__ inline float weight_of(float x, float top) {
   return exp2_approx(x - (top == -INFINITY ? 0.0f : top));
 }
 
-__device__ inline void put(Meeting& meeting, const State& state, int warp, int lane) {
+template <class Cache>
+__device__ inline void put(Meeting& meeting, const State& state, float value_scale, int warp, int lane) {
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -328,8 +206,8 @@ __device__ inline void put(Meeting& meeting, const State& state, int warp, int l
     }
 #pragma unroll
     for (int j = 0; j < kHd / 16; ++j) {
-      meeting.values[warp][2 * t + i][16 * j + g] = state.values[j][i];
-      meeting.values[warp][2 * t + i][16 * j + g + 8] = state.values[j][i + 2];
+      meeting.values[warp][2 * t + i][Cache::element_of(j, 0, g)] = state.values[j][i] * value_scale;
+      meeting.values[warp][2 * t + i][Cache::element_of(j, 1, g)] = state.values[j][i + 2] * value_scale;
     }
   }
 }
@@ -498,12 +376,14 @@ __device__ void finish(const DecodeArgs& args, const Pair& pair, bool is_blocks_
 
 template <class Cache>
 __global__ void __launch_bounds__(kThreads, 2) decode(const __grid_constant__ DecodeArgs args) {
+  constexpr int kUnitKeys = kWarps * Cache::kStepKeys;
+  using Scales = typename Cache::Scales;
   const PagedKv& kv = args.kv;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   std::byte* ring = dynamic_shared<std::byte>() + warp * kStages * Cache::kStageBytes;
   Meeting& meeting = *reinterpret_cast<Meeting*>(dynamic_shared<std::byte>() + kWarps * kStages * Cache::kStageBytes);
 
-  Place place;
+  Place<kUnitKeys> place;
   const Line line = find_place(kv, lane, place);
   if (blockIdx.x >= line.n_parts) {
     let_successor_start();
@@ -511,21 +391,24 @@ __global__ void __launch_bounds__(kThreads, 2) decode(const __grid_constant__ De
   }
   const uint32_t begin = line.begin(blockIdx.x), end = line.begin(blockIdx.x + 1);
 
-  // This warp's 16 keys of a unit. n_old: of earlier steps, n_valid: that the row sees; below 0 or above 16, too.
+  // This warp's keys of a unit. n_old: of earlier steps, n_valid: that the row sees; below 0 or above a step's, too.
   struct Keys {
-    const std::byte *k, *v;
+    const std::byte* page;
+    int64_t entry;  // the first one's, among those of the page's heads
     int n_old, n_valid;
+    __device__ const std::byte* k(const PagedKv& kv) const { return page + kv.k_offset + entry * Cache::kRowBytes; }
+    __device__ const std::byte* v(const PagedKv& kv) const { return page + kv.v_offset + entry * Cache::kRowBytes; }
   };
+  auto scales_of = [&](const Keys& keys) { return Scales::load(kv, keys.page, keys.entry, lane); };
   // Loads run ahead of the work by kStages - 1 units, page numbers by one more; one group of copies a unit, empty ones
   // at the end.
-  Place ahead = place;
+  Place<kUnitKeys> ahead = place;
   uint32_t next = begin;  // the unit at `ahead`
   int32_t page = ahead.page(kv);
   auto next_keys = [&] {
-    const int first = int(ahead.unit) * kUnitKeys + warp * kStepKeys;
-    const std::byte* row = kv.base + page * kv.page_stride +
-                           (int64_t(ahead.head) * kFastPageTokens + first % int(kFastPageTokens)) * Cache::kRowBytes;
-    const Keys keys{row + kv.k_offset, row + kv.v_offset, ahead.span.past - first,
+    const int first = int(ahead.unit) * kUnitKeys + warp * Cache::kStepKeys;
+    const Keys keys{kv.base + page * kv.page_stride,
+                    int64_t(ahead.head) * kFastPageTokens + first % int(kFastPageTokens), ahead.span.past - first,
                     ahead.span.past + ahead.row + 1 - first};
     if (++next < end) {
       if (++ahead.unit == ahead.n_units) ahead.next_pair(kv);
@@ -535,27 +418,34 @@ __global__ void __launch_bounds__(kThreads, 2) decode(const __grid_constant__ De
   };
 
   Keys begun[kStages - 1] = {};
+  Scales scales[kStages - 1];  // of the units whose rows are on their way
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) {
     if (next < end) {
       begun[i] = next_keys();
-      Cache::load(ring + i * Cache::kStageBytes, begun[i].k, begun[i].v, min(begun[i].n_old, begun[i].n_valid), lane);
+      load_rows<Cache>(ring + i * Cache::kStageBytes, begun[i].k(kv), begun[i].v(kv),
+                       min(begun[i].n_old, begun[i].n_valid), lane);
+      scales[i] = scales_of(begun[i]);
     }
     cp_async_commit();
   }
   if (next == end) let_successor_start();
   wait_for_predecessor();
 
-  Query query;
-  query.load(args.q + place.first_element(args), args.group, lane);
+  Query<Cache> query;
+  query.load(args.q + place.first_element(kv, args.group), args.group, lane);
   bool any_new = false;
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) any_new |= begun[i].n_old < kStepKeys && begun[i].n_valid > 0;
+  for (int i = 0; i < kStages - 1; ++i) any_new |= begun[i].n_old < Cache::kStepKeys && begun[i].n_valid > 0;
   if (any_new) {
     cp_async_wait<0>();
 #pragma unroll
-    for (int i = 0; i < kStages - 1; ++i)
-      Cache::load_new(ring + i * Cache::kStageBytes, begun[i].k, begun[i].v, begun[i].n_old, begun[i].n_valid, lane);
+    for (int i = 0; i < kStages - 1; ++i) {
+      if (begun[i].n_valid <= 0) continue;
+      load_new_rows<Cache>(ring + i * Cache::kStageBytes, begun[i].k(kv), begun[i].v(kv), begun[i].n_old,
+                           begun[i].n_valid, lane);
+      scales[i] = scales_of(begun[i]);
+    }
     cp_async_commit();
     cp_async_wait<0>();
   }
@@ -564,33 +454,37 @@ __global__ void __launch_bounds__(kThreads, 2) decode(const __grid_constant__ De
   for (uint32_t unit = begin; unit < end;) {
     // One pair, or this block's part of it: n units.
     const uint32_t pair_begin = unit - place.unit, first_block = line.part_of(pair_begin);
-    const Pair pair{place.first_element(args), first_block, line.part_of(pair_begin + place.n_units - 1),
+    const Pair pair{place.first_element(kv, args.group), first_block, line.part_of(pair_begin + place.n_units - 1),
                     line.begin(first_block) == pair_begin};
     const uint32_t n = min(place.n_units - place.unit, end - unit);
-    int n_valid = place.span.past + place.row + 1 - (int(place.unit) * kUnitKeys + warp * kStepKeys);
+    int n_valid = place.span.past + place.row + 1 - (int(place.unit) * kUnitKeys + warp * Cache::kStepKeys);
     State state;
     state.clear();
     for (uint32_t i = 0; i < n; ++i, n_valid -= kUnitKeys) {
       cp_async_wait<kStages - 2>();
       __syncwarp();  // every lane's copies are there, and every lane is done with the stage that comes next
+      const Scales now = scales[0];
+#pragma unroll
+      for (int j = 0; j + 1 < kStages - 1; ++j) scales[j] = scales[j + 1];
       if (next < end) {
         const Keys keys = next_keys();
-        Cache::load(ring + load_stage * Cache::kStageBytes, keys.k, keys.v, keys.n_valid, lane);
+        load_rows<Cache>(ring + load_stage * Cache::kStageBytes, keys.k(kv), keys.v(kv), keys.n_valid, lane);
+        scales[kStages - 2] = scales_of(keys);
         load_stage = load_stage + 1 == kStages ? 0 : load_stage + 1;
         if (next == end) let_successor_start();
       }
       cp_async_commit();
       if (n_valid > 0)
-        attend<Cache>(state, query, ring + stage * Cache::kStageBytes, n_valid, args.scale, i == 0, lane);
+        attend(state, query, ring + stage * Cache::kStageBytes, now, n_valid, args.scale, i == 0, lane);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     const bool is_first = unit == begin;
     if (!is_first) __syncthreads();  // every warp has read the meeting of the pair before
-    put(meeting, state, warp, lane);
+    put<Cache>(meeting, state, args.value_scale, warp, lane);
     unit += n;
     if (unit < end) {  // the next query comes while this one is finished
       place.next_pair(kv);
-      query.load(args.q + place.first_element(args), args.group, lane);
+      query.load(args.q + place.first_element(kv, args.group), args.group, lane);
     }
     __syncthreads();
     finish(args, pair, is_first, meeting, warp, lane);
@@ -609,14 +503,18 @@ void decode_attention(const OpContext& ctx, const AttentionArgs& args, bool run)
   L4_CHECK(n_blocks * kWarps <= Gpu::kCounters);
   const PagedKv kv = paged_kv(args.kv, ctx.gpu.step.of(args.kv.kind));
   L4_CHECK(reinterpret_cast<uintptr_t>(kv.spans) % sizeof(KvSpan) == 0);  // span_at
-  launch({.grid = dim3(unsigned(n_blocks)),
-          .block = kThreads,
-          .shared_bytes = kSharedBytes<Bf16Cache>,
-          .stream = ctx.gpu.stream,
-          .programmatic = true},
-         decode<Bf16Cache>,
-         DecodeArgs{kv, data<bf16>(args.q), data<bf16>(args.out), int32_t(args.q.shape[1] / kv.n_kv_heads),
-                    args.scale * kLog2e, parts, ctx.gpu.counters});
+  auto run_with = [&]<class Cache>(Cache) {
+    launch({.grid = dim3(unsigned(n_blocks)),
+            .block = kThreads,
+            .shared_bytes = kSharedBytes<Cache>,
+            .stream = ctx.gpu.stream,
+            .programmatic = true},
+           decode<Cache>,
+           DecodeArgs{kv, data<bf16>(args.q), data<bf16>(args.out), int32_t(args.q.shape[1] / kv.n_kv_heads),
+                      args.scale * kLog2e * Cache::kFactor * kv.k_scale, Cache::kFactor * kv.v_scale, parts,
+                      ctx.gpu.counters});
+  };
+  args.kv.layout.dtype == DType::f8_e4m3 ? run_with(Fp8Cache()) : run_with(Bf16Cache());
 }
 
 }  // namespace l4::cuda

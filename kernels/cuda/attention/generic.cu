@@ -4,11 +4,12 @@
 // A warp has one query row and head and walks its keys 32 at a time: a lane computes one key's score, the warp the
 // running maximum, and then each lane owns every 32nd element of the values' sum. A row's bits depend on nothing but
 // its own keys. exp(s - running maximum) is rounded to A before it multiplies v, its sum is taken before, as in
-// kernels/cpu/attention.cpp.
+// kernels/cpu/attention.cpp. A code's scale multiplies a score after its sum, and a value before the weight does.
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/kernels.h"
 #include "kernels/cuda/device/math.h"
 #include "kernels/cuda/launch.h"
+#include "quant/fp8.h"
 
 namespace l4::cuda {
 
@@ -17,7 +18,17 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kMaxElements = kMaxGenericHeadDim / 32;  // of a head, a lane
 
-// Where a row's keys and values are: n of them, the j-th at keys + at(j) and values + at(j), in elements.
+// What is kept of an element: a number, or a code that a scale multiplies.
+template <class Kv>
+__device__ inline float number(Kv v) {
+  if constexpr (sizeof(Kv) == 1)
+    return fp8_to_float(v);
+  else
+    return get(v);
+}
+
+// Where a row's keys and values are: n of them, the j-th at keys + at(j) and values + at(j), in elements, times its
+// scales.
 template <class Kv>
 struct PagedKeys {
   PagedKv kv;
@@ -28,8 +39,16 @@ struct PagedKeys {
     const int32_t* pages;
     int64_t page_stride, head;  // elements
     int32_t page_tokens, head_dim, n;
+    const PagedKv* kv;
     __device__ int64_t at(int32_t j) const {
       return pages[j / page_tokens] * page_stride + head + int64_t(j % page_tokens) * head_dim;
+    }
+    __device__ float key_scale(int32_t j) const { return scale(j, kv->k_scale_offset, kv->k_scale); }
+    __device__ float value_scale(int32_t j) const { return scale(j, kv->v_scale_offset, kv->v_scale); }
+    __device__ float scale(int32_t j, int64_t offset, float of_all) const {
+      if (sizeof(Kv) > 1 || offset < 0) return of_all;
+      const std::byte* page = kv->base + pages[j / page_tokens] * kv->page_stride;
+      return get(reinterpret_cast<const bf16*>(page + offset)[head / head_dim + j % page_tokens]);
     }
   };
   __device__ Row row(int64_t row, int64_t head) const {
@@ -46,7 +65,8 @@ struct PagedKeys {
             head / group * kv.page_tokens * kv.head_dim,
             kv.page_tokens,
             kv.head_dim,
-            span.past + int32_t(row - span.row) + 1};
+            span.past + int32_t(row - span.row) + 1,
+            &kv};
   }
 };
 
@@ -61,6 +81,8 @@ struct TileKeys {
     int64_t stride;
     int32_t n;
     __device__ int64_t at(int32_t j) const { return j * stride; }
+    __device__ float key_scale(int32_t) const { return 1; }
+    __device__ float value_scale(int32_t) const { return 1; }
   };
   __device__ Row row(int64_t row, int64_t head) const {
     const int64_t first = (row / n_tokens * n_tokens * n_heads + head) * head_dim;
@@ -84,12 +106,13 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (int32_t first = 0; first < row.n; first += 32) {
     const int32_t n = min(32, row.n - first);
     int64_t at = 0;
-    float s = -INFINITY;
+    float s = -INFINITY, by = 0;
     if (lane < n) {
       at = row.at(first + lane);
       s = 0;
-      for (int d = 0; d < head_dim; ++d) s += query[d] * get(row.keys[at + d]);
-      s *= scale;
+      for (int d = 0; d < head_dim; ++d) s += query[d] * number(row.keys[at + d]);
+      s *= row.key_scale(first + lane) * scale;
+      by = row.value_scale(first + lane);
     }
     const float next = fmaxf(top, warp_max(s)), shrink = expf(top - next);
     const float p = lane < n ? expf(s - next) : 0.0f;
@@ -100,10 +123,11 @@ __global__ void __launch_bounds__(kWarps * 32)
     const float weight = round_to<A>(p);
     for (int32_t j = 0; j < n; ++j) {
       const float w = __shfl_sync(0xffffffffu, weight, j);
+      const float value_scale = __shfl_sync(0xffffffffu, by, j);
       const auto* value = row.values + __shfl_sync(0xffffffffu, at, j);
 #pragma unroll
       for (int i = 0; i < kMaxElements; ++i)
-        if (lane + 32 * i < head_dim) acc[i] += w * get(value[lane + 32 * i]);
+        if (lane + 32 * i < head_dim) acc[i] += w * (number(value[lane + 32 * i]) * value_scale);
     }
   }
   sum = warp_sum(sum);
@@ -130,12 +154,12 @@ void generic_paged_attention(const OpContext& ctx, const AttentionArgs& args) {
   const int64_t n_heads = args.q.shape[1], group = n_heads / kv.n_kv_heads;
   L4_CHECK(group * kv.n_kv_heads == n_heads);
   with_activation(args.q.dtype, [&](auto a) {
-    with_activation(args.kv.layout.dtype, [&](auto element) {
-      using A = decltype(a);
-      using Kv = decltype(element);
-      launch_attend<A>(ctx, args.q, PagedKeys<Kv>{kv, group}, args.q.rows(), n_heads, kv.head_dim, args.scale,
-                       args.out);
-    });
+    using A = decltype(a);
+    auto run_with = [&](auto element) {
+      launch_attend<A>(ctx, args.q, PagedKeys<decltype(element)>{kv, group}, args.q.rows(), n_heads, kv.head_dim,
+                       args.scale, args.out);
+    };
+    args.kv.layout.dtype == DType::f8_e4m3 ? run_with(uint8_t()) : with_activation(args.kv.layout.dtype, run_with);
   });
 }
 

@@ -17,6 +17,7 @@
 // not added), so their weights are 0; and as 0 * NaN is NaN, the values' rows past the end are zeroed in shared memory
 // before the product. Rows of q past the span's end are other rows of the step or zeros, and are not stored.
 #include "kernels/cuda/attention/choose.h"
+#include "kernels/cuda/attention/fp8_codes.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
 #include "kernels/cuda/device/shared.h"
@@ -39,6 +40,7 @@ constexpr int kThreads = 128 * (1 + kConsumers);  // the first warpgroup feeds
 constexpr int kStages = 2;
 constexpr int kHalfBytes = 128 * 64 * 2;    // 128 rows of 64 elements: 128 bytes, the widest swizzle
 constexpr int kTileBytes = 2 * kHalfBytes;  // of q, of k, of v
+constexpr int kProducers = 128;
 static_assert(kHd == 128 && kKeys == 128 && kRows == 128);
 
 // Up to 128 query rows of a span and where their keys are: all that a block must know, in one read.
@@ -53,19 +55,47 @@ struct PrefillArgs {
   const int32_t* pages;
   const QueryTile* tiles;  // [n_tiles], the most keys first
   int32_t n_tiles, n_heads, group;
-  float scale;  // times log2(e)
-  bf16* out;    // [T, H, 128]
+  float scale;        // times log2(e), the source's factor and the keys' scale where all have one
+  float value_scale;  // the same of values
+  bf16* out;          // [T, H, 128]
 };
 
+// Where keys and values come from: a layer's K and V, as the copy engine takes boxes of them, ...
+struct Bf16Source {
+  CUtensorMap k, v;
+  static constexpr float kFactor = 1;   // by which scores and sums of values are too small
+  static constexpr int kFeeders = 1;    // arrivals that fill a tile
+  static constexpr int kFeedRegisters = 24, kComputeRegisters = 240;
+  struct Staged {};
+};
+// ... or codes, [page][kv head][128 keys][128]: a tile is one run, and so are its scales.
+struct Fp8Source {
+  PagedKv kv;
+  static constexpr float kFactor = kCodesFactor;
+  static constexpr int kFeeders = kProducers / 32;
+  static constexpr int kFeedRegisters = 40, kComputeRegisters = 232;
+  // Tiles of codes on their way to bfloat16, ahead by one.
+  struct Staged {
+    static constexpr int kSlots = 2;
+    struct Tile {
+      alignas(128) std::byte k[kKeys * kHd], v[kKeys * kHd];
+      alignas(128) bf16 k_scale[kKeys], v_scale[kKeys];
+    } tiles[kSlots];
+    Mbarrier full[kSlots];
+  };
+};
+
+template <class Source>
 struct Shared {
   alignas(1024) std::byte q[kTileBytes];  // [half][row][64], swizzled
   alignas(1024) std::byte k[kStages][kTileBytes];
   alignas(1024) std::byte v[kStages][kTileBytes];
+  typename Source::Staged staged;
   Mbarrier q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
 };
 
 // Named barriers.
-enum : int { kTurn = 1 /* + warpgroup */, kZeroed = kTurn + kConsumers };
+enum : int { kTurn = 1 /* + warpgroup */, kZeroed = kTurn + kConsumers, kExpanded };
 
 // ---- the order of tiles ---------------------------------------------------------------------------------------------
 
@@ -134,10 +164,20 @@ struct Turn {
   }
 };
 
-// ---- the feeding thread ---------------------------------------------------------------------------------------------
+// ---- the feeding warpgroup ------------------------------------------------------------------------------------------
 
-__device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const CUtensorMap* k_map,
-                     const CUtensorMap* v_map, Shared& shared) {
+template <class Source>
+__device__ inline void load_q(Shared<Source>& shared, const CUtensorMap* q_map, const QueryTile& tile, int32_t head,
+                              uint32_t parity) {
+  mbarrier_wait(&shared.q_empty, parity ^ 1);
+  mbarrier_arrive_expect_tx(&shared.q_full, kTileBytes);
+  tensor_load(shared.q, q_map, &shared.q_full, 0, tile.row, 0, head);
+}
+
+// Of bfloat16: one thread, which tells the copy engine.
+__device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const Bf16Source& source,
+                     Shared<Bf16Source>& shared) {
+  if (threadIdx.x != 0) return;
   Turn k, v;
   uint32_t q_parity = 0;
   for_each_work(args, [&](const QueryTile& tile, int32_t head) {
@@ -146,20 +186,18 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const CU
     auto load_k = [&](int32_t page) {
       mbarrier_wait(&shared.k_empty[k.stage], k.parity ^ 1);
       mbarrier_arrive_expect_tx(&shared.k_full[k.stage], kTileBytes);
-      tensor_load(shared.k[k.stage], k_map, &shared.k_full[k.stage], 0, kv_row, 0, page);
+      tensor_load(shared.k[k.stage], &source.k, &shared.k_full[k.stage], 0, kv_row, 0, page);
       k.next();
     };
     auto load_v = [&](int32_t page) {
       mbarrier_wait(&shared.v_empty[v.stage], v.parity ^ 1);
       mbarrier_arrive_expect_tx(&shared.v_full[v.stage], kTileBytes);
-      tensor_load(shared.v[v.stage], v_map, &shared.v_full[v.stage], 0, kv_row, 0, page);
+      tensor_load(shared.v[v.stage], &source.v, &shared.v_full[v.stage], 0, kv_row, 0, page);
       v.next();
     };
     int32_t page = pages[tile.n_key_tiles - 1];
     load_k(page);
-    mbarrier_wait(&shared.q_empty, q_parity ^ 1);
-    mbarrier_arrive_expect_tx(&shared.q_full, kTileBytes);
-    tensor_load(shared.q, q_map, &shared.q_full, 0, tile.row, 0, head);
+    load_q(shared, q_map, tile, head, q_parity);
     q_parity ^= 1;
     for (int32_t n = tile.n_key_tiles - 2; n >= 0; --n) {
       const int32_t before = page;
@@ -169,6 +207,106 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const CU
     }
     load_v(page);
   });
+}
+
+// The key tiles of a block's work, one after another.
+struct KeyTiles {
+  QueryTile tile;
+  int32_t head, n, item, round = 0;
+
+  __device__ explicit KeyTiles(const PrefillArgs& args) : item(int32_t(blockIdx.x)) { enter(args); }
+  __device__ bool is_there(const PrefillArgs& args) const { return item < args.n_tiles * args.n_heads; }
+  __device__ void next(const PrefillArgs& args) {
+    if (--n >= 0) return;
+    const int32_t n_blocks = int32_t(gridDim.x), block = int32_t(blockIdx.x);
+    ++round;
+    item = round * n_blocks + (round % 2 ? n_blocks - 1 - block : block);
+    if (is_there(args)) enter(args);
+  }
+
+ private:
+  __device__ void enter(const PrefillArgs& args) {
+    tile = args.tiles[item / args.n_heads];
+    head = item % args.n_heads;
+    n = tile.n_key_tiles - 1;
+  }
+};
+
+// A tile of codes to bfloat16 [half][128][64], swizzled: each number times its row's scale, rounded, times 2^-60. All
+// kProducers threads, eight codes of a row each: both sides without a bank conflict.
+__device__ inline void expand_tile(std::byte* to, const std::byte* codes, const bf16* scales) {
+  const int thread = int(threadIdx.x), chunk = thread % 16, first = thread / 16;
+  static_assert(kProducers / 16 == 8);  // so row % 8 is `first` in all rounds
+  to += chunk / 8 * kHalfBytes + first * 128 + (chunk % 8 ^ first) * 16;
+  codes += first * kHd + chunk * 8;
+#pragma unroll 4
+  for (int row = 0; row < kKeys; row += 8) {
+    const uint2 eight = *reinterpret_cast<const uint2*>(codes + row * kHd);
+    uint16_t scale;
+    memcpy(&scale, scales + row + first, sizeof scale);
+    const uint32_t by = times(scale * 0x10001u, kCodesFactorPair);
+    auto pair = [&](uint32_t word, uint32_t selector) {
+      return times(upper_codes(__byte_perm(word, 0, selector)), by);
+    };
+    *reinterpret_cast<uint4*>(to + row * 128) =
+        make_uint4(pair(eight.x, 0x1404), pair(eight.x, 0x3424), pair(eight.y, 0x1404), pair(eight.y, 0x3424));
+  }
+}
+
+// Of codes: one thread tells the copy engine, a tile ahead, and all expand what it brought.
+__device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const Fp8Source& source,
+                     Shared<Fp8Source>& shared) {
+  const PagedKv& kv = source.kv;
+  Fp8Source::Staged& staged = shared.staged;
+  const bool is_loader = threadIdx.x == 0, has_scales = kv.k_scale_offset >= 0;
+  if (!has_scales)
+    for (Fp8Source::Staged::Tile& tile : staged.tiles)
+      tile.k_scale[threadIdx.x] = tile.v_scale[threadIdx.x] = rounded<bf16>(1);
+  barrier_sync(kExpanded, kProducers);
+
+  KeyTiles now(args), ahead(args);
+  auto load = [&](int slot) {
+    if (!is_loader || !ahead.is_there(args)) return;
+    Fp8Source::Staged::Tile& to = staged.tiles[slot];
+    const std::byte* page = kv.base + args.pages[ahead.tile.table + ahead.n] * kv.page_stride;
+    const int64_t entry = int64_t(ahead.head / args.group) * kKeys;
+    Mbarrier* full = &staged.full[slot];
+    mbarrier_arrive_expect_tx(full, sizeof to.k + sizeof to.v + (has_scales ? sizeof to.k_scale + sizeof to.v_scale : 0));
+    bulk_load(to.k, page + kv.k_offset + entry * kHd, sizeof to.k, full);
+    bulk_load(to.v, page + kv.v_offset + entry * kHd, sizeof to.v, full);
+    if (has_scales) {
+      bulk_load(to.k_scale, page + kv.k_scale_offset + entry * 2, sizeof to.k_scale, full);
+      bulk_load(to.v_scale, page + kv.v_scale_offset + entry * 2, sizeof to.v_scale, full);
+    }
+    ahead.next(args);
+  };
+  for (int slot = 0; slot < Fp8Source::Staged::kSlots; ++slot) load(slot);
+
+  Turn k, v, from;
+  static_assert(Fp8Source::Staged::kSlots == kStages);
+  uint32_t q_parity = 0;
+  auto expand = [&](std::byte* to, const std::byte* codes, const bf16* scales, Mbarrier& empty, Mbarrier& full,
+                    Turn& turn) {
+    mbarrier_wait(&empty, turn.parity ^ 1);
+    expand_tile(to, codes, scales);
+    fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(&full);
+    turn.next();
+  };
+  for (; now.is_there(args); now.next(args)) {
+    if (now.n == now.tile.n_key_tiles - 1) {
+      if (is_loader) load_q(shared, q_map, now.tile, now.head, q_parity);
+      q_parity ^= 1;
+    }
+    const Fp8Source::Staged::Tile& tile = staged.tiles[from.stage];
+    mbarrier_wait(&staged.full[from.stage], from.parity);
+    expand(shared.k[k.stage], tile.k, tile.k_scale, shared.k_empty[k.stage], shared.k_full[k.stage], k);
+    expand(shared.v[v.stage], tile.v, tile.v_scale, shared.v_empty[v.stage], shared.v_full[v.stage], v);
+    barrier_sync(kExpanded, kProducers);  // nobody reads the codes any more
+    load(from.stage);
+    from.next();
+  }
 }
 
 // ---- a computing warpgroup ------------------------------------------------------------------------------------------
@@ -264,7 +402,8 @@ __device__ inline void zero_rows(std::byte* tile, int32_t begin) {
   barrier_sync(kZeroed, kComputing);
 }
 
-__device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) {
+template <class Source>
+__device__ void compute(const PrefillArgs& args, Shared<Source>& shared, int warpgroup) {
   const int thread = int(threadIdx.x) % 128, lane = thread % 32, warp = thread / 32;
   const int own_row = warpgroup * kRowsEach + warp * 16 + lane / 4;  // of the tile; and + 8
   const std::byte* q = shared.q + warpgroup * kRowsEach * 128;
@@ -347,7 +486,7 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       const int32_t row = own_row + 8 * r;
       if (row >= tile.n_rows) continue;
-      const float factor = 1 / sum;
+      const float factor = args.value_scale / sum;
       bf16* to = args.out + ((int64_t(tile.row) + row) * args.n_heads + head) * kHd + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < 16; ++j)
@@ -358,28 +497,30 @@ __device__ void compute(const PrefillArgs& args, Shared& shared, int warpgroup) 
   if (warpgroup == 0) wait_for_turn();  // the last one given: nothing is left in the barrier
 }
 
+template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
-    prefill(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
-            const __grid_constant__ CUtensorMap v_map, const __grid_constant__ PrefillArgs args) {
-  Shared& shared = *dynamic_shared<Shared>();
+    prefill(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ Source source,
+            const __grid_constant__ PrefillArgs args) {
+  Shared<Source>& shared = *dynamic_shared<Shared<Source>>();
   if (threadIdx.x == 0) {
     mbarrier_init(&shared.q_full, 1);
     mbarrier_init(&shared.q_empty, 4 * kConsumers);
     for (int i = 0; i < kStages; ++i) {
-      mbarrier_init(&shared.k_full[i], 1);
-      mbarrier_init(&shared.v_full[i], 1);
+      mbarrier_init(&shared.k_full[i], Source::kFeeders);
+      mbarrier_init(&shared.v_full[i], Source::kFeeders);
       mbarrier_init(&shared.k_empty[i], 4 * kConsumers);
       mbarrier_init(&shared.v_empty[i], 4 * kConsumers);
+      if constexpr (std::is_same_v<Source, Fp8Source>) mbarrier_init(&shared.staged.full[i], 1);
     }
     mbarrier_init_fence();
   }
   __syncthreads();
   const int warpgroup = int(threadIdx.x) / 128;
   if (warpgroup == 0) {
-    give_registers<24>();
-    if (threadIdx.x == 0) feed(args, &q_map, &k_map, &v_map, shared);
+    give_registers<Source::kFeedRegisters>();
+    feed(args, &q_map, source, shared);
   } else {
-    take_registers<240>();
+    take_registers<Source::kComputeRegisters>();
     compute(args, shared, warpgroup - 1);
   }
 }
@@ -401,6 +542,17 @@ void prefill_attention(const OpContext& ctx, const AttentionArgs& args, bool run
   const int64_t row_bytes = n_heads * kHd * 2;
   const CUtensorMap q_map = tensor_map(args.q.data, DType::bf16, {{64, args.q.rows(), 2, n_heads}},
                                        {{row_bytes, 128, kHd * 2}}, {{64, kRows, 2, 1}}, Swizzle::bytes128);
+  auto run_with = [&]<class Source>(const Source& source) {
+    launch({.grid = dim3(unsigned(std::min<int64_t>(ctx.gpu.n_sms, n_tiles * n_heads))),
+            .block = kThreads,
+            .shared_bytes = sizeof(Shared<Source>),
+            .stream = ctx.gpu.stream},
+           prefill<Source>, q_map, source,
+           PrefillArgs{kv.pages, tiles, int32_t(n_tiles), int32_t(n_heads), int32_t(n_heads / kv.n_kv_heads),
+                       args.scale * kLog2e * Source::kFactor * kv.k_scale, Source::kFactor * kv.v_scale,
+                       data<bf16>(args.out)});
+  };
+  if (args.kv.layout.dtype == DType::f8_e4m3) return run_with(Fp8Source{kv});
   // A layer's K (or V) as {64, heads * 128 keys, halves, pages}. How many pages there are is not known here and does
   // not matter: only boxes of pages in the tables are fetched.
   constexpr int64_t kManyPages = int64_t(1) << 20;
@@ -408,13 +560,7 @@ void prefill_attention(const OpContext& ctx, const AttentionArgs& args, bool run
     return tensor_map(kv.base + offset, DType::bf16, {{64, int64_t(kv.n_kv_heads) * kKeys, 2, kManyPages}},
                       {{kHd * 2, 128, kv.page_stride}}, {{64, kKeys, 2, 1}}, Swizzle::bytes128);
   };
-  launch({.grid = dim3(unsigned(std::min<int64_t>(ctx.gpu.n_sms, n_tiles * n_heads))),
-          .block = kThreads,
-          .shared_bytes = sizeof(Shared),
-          .stream = ctx.gpu.stream},
-         prefill, q_map, cache_map(kv.k_offset), cache_map(kv.v_offset),
-         PrefillArgs{kv.pages, tiles, int32_t(n_tiles), int32_t(n_heads), int32_t(n_heads / kv.n_kv_heads),
-                     args.scale * kLog2e, data<bf16>(args.out)});
+  run_with(Bf16Source{cache_map(kv.k_offset), cache_map(kv.v_offset)});
 }
 
 }  // namespace l4::cuda

@@ -51,7 +51,7 @@ TEST_CASE("load_plan: the context that fits is what the KV cache's arithmetic sa
   CHECK(context_that_fits(options, config, 17, bf16(), {idle, true}, 10'485'760) == 0);
 }
 
-TEST_CASE("load_plan: an FP8 cache is half of the memory and 1.6 % of it for scales, and not on CUDA") {
+TEST_CASE("load_plan: an FP8 cache is half of the memory and 1.6 % of it for scales, on GPUs too") {
   const ModelConfig config = scout();
   LoadOptions options{.max_context = 1 << 20};
   const LoadPlan plain = plan_load(options, config, 17, bf16(), std::nullopt);
@@ -62,10 +62,16 @@ TEST_CASE("load_plan: an FP8 cache is half of the memory and 1.6 % of it for sca
   CHECK(fp8.ranks[0].kv_bytes == plain.ranks[0].kv_bytes / 256 * 130);
   CHECK(fp8.ranks[0].weight_bytes == plain.ranks[0].weight_bytes);
   CHECK(fp8.ranks[0].activation_bytes == plain.ranks[0].activation_bytes);
-  options.gpus = {0};
-  CHECK(error_of([&] { plan_load(options, config, 17, bf16(), uint64_t(80) << 30); }) ==
-        "--kv-cache-dtype fp8: not on CUDA yet (--device cpu takes it)");
-  options.gpus = {}, options.kv_dtype = DType::f32;
+  if (list_cuda_devices().built) {
+    LoadOptions on_gpu = options;
+    on_gpu.gpus = {0};
+    const LoadPlan gpu = plan_load(on_gpu, config, 17, bf16(), std::nullopt);
+    on_gpu.kv_dtype = DType::bf16;
+    const LoadPlan gpu_plain = plan_load(on_gpu, config, 17, bf16(), std::nullopt);
+    CHECK(gpu.ranks[0].kv_bytes == gpu_plain.ranks[0].kv_bytes / 256 * 130);
+    CHECK(gpu.ranks[0].activation_bytes == gpu_plain.ranks[0].activation_bytes);
+  }
+  options.kv_dtype = DType::f32;
   CHECK(error_of([&] { plan_load(options, config, 17, bf16(), std::nullopt); }) ==
         "KV cache dtype must be bf16 or fp8");
 }

@@ -35,6 +35,41 @@ TEST_CASE("quantization: what becomes of inputs") {
   CHECK(read_quantization(with(R"({"quant_method": "modelopt", "quant_algo": "FP8"})"))->fp8_input == InputFormat::fp8_static);
 }
 
+TEST_CASE("quantization: how keys and values are kept") {
+  auto cache = [](const std::string& json) { return *read_quantization(with(json)); };
+  auto scheme = [](const std::string& method, const std::string& fields) {
+    return cat(R"({"quant_method": ")", method, R"(", "quant_algo": "FP8", "config_groups": {}, )", fields, "}");
+  };
+  constexpr const char* kScheme = R"("kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": false})";
+  constexpr const char* kShort = R"("kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": false})";
+  for (const std::string& json :
+       {scheme("compressed-tensors", kScheme), scheme("modelopt", kShort), scheme("modelopt", R"("kv_cache_quant_algo": "FP8")")}) {
+    CHECK(cache(json).fp8_cache);
+    CHECK(cache(json).cache_scales);
+  }
+  const Quantization dynamic =
+      cache(scheme("compressed-tensors", R"("kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": true})"));
+  CHECK(dynamic.fp8_cache);
+  CHECK_FALSE(dynamic.cache_scales);
+  for (const char* none : {R"("kv_cache_scheme": null)", R"("kv_cache_quant_algo": null)", R"("x": 1)"})
+    for (const char* method : {"compressed-tensors", "modelopt"}) {
+      CHECK_FALSE(cache(scheme(method, none)).fp8_cache);
+      CHECK_FALSE(cache(scheme(method, none)).cache_scales);
+    }
+  auto check = [&](const std::string& json, const std::string& expected) {
+    const std::string message = error_of([&] { cache(json); });
+    CHECK_MESSAGE(message.find(expected) != std::string::npos, message);
+  };
+  auto of = [&](const std::string& fields) { return scheme("compressed-tensors", cat(R"("kv_cache_scheme": )", fields)); };
+  check(of(R"({"num_bits": 8, "type": "int"})"), "kv_cache_scheme: keys and values of 8-bit \"int\"");
+  check(of(R"({"num_bits": 4, "type": "float"})"), "kv_cache_scheme: keys and values of 4-bit \"float\"");
+  check(of(R"({"strategy": "attn_head"})"), "kv_cache_scheme: scales by \"attn_head\"");
+  check(of(R"({"symmetric": false})"), "kv_cache_scheme: keys and values with zero points");
+  check(of("8"), "kv_cache_scheme: expected an object");
+  check(of(R"({"num_bits": "8"})"), "kv_cache_scheme.num_bits: expected an integer");
+  check(scheme("modelopt", R"("kv_cache_quant_algo": "NVFP4")"), "ModelOpt \"NVFP4\" for keys and values");
+}
+
 TEST_CASE("quantization: what is not loaded is refused by name, what is no scheme by its field") {
   auto check = [](const std::string& json, const std::string& expected) {
     INFO(json);

@@ -89,13 +89,113 @@ TEST_CASE("cuda rope: q to its tensor, k and v to their pages, as the CPU's with
       }
 }
 
+TEST_CASE("cuda rope: codes and scales of an FP8 cache, as the CPU's bit by bit, and nothing else is written") {
+  Machine cpu_machine(1);
+  GpuMachine gpu;
+  struct Case {
+    const char* what;
+    int64_t n_heads, n_kv, hd, page_tokens;
+    std::vector<Stretch> spans;
+  };
+  const Case cases[] = {
+      {"one row", 2, 1, 8, 4, {{0, 1}}},
+      {"a head of 20: no pieces", 3, 1, 20, 8, {{6, 4}}},
+      {"odd rows over pages' edges", 4, 2, 24, 8, {{3, 13}, {16, 5}, {7, 1}}},
+      {"pages of one entry", 2, 2, 16, 1, {{0, 5}}},
+      {"Scout's heads at a page's edge", 40, 8, 128, 128, {{127, 2}, {126, 1}}},
+      {"a head of 256", 2, 1, 256, 8, {{6, 4}}},
+  };
+  // Neither rotation nor norm: what is kept are the numbers themselves.
+  const double sizes[] = {0, 1, 448, 0.01, 3e4, 1e-6, 1e30, 1e-41, NAN, INFINITY};
+  for (const Case& c : cases)
+    for (DType a : {DType::f32, DType::bf16})
+      for (const bool fixed : {false, true}) {
+        INFO(cat(c.what, " ", dtype_name(a), fixed ? " fixed scales" : ""));
+        Numbers numbers(3);
+        PagedCache cache(numbers, DType::f8_e4m3, c.n_kv, c.hd, c.page_tokens, c.spans);
+        if (fixed) cache.fix_scales(0.0371f, 1.0f);  // of which some numbers are beyond the largest code
+        const int64_t t = cache.step.n_rows(), n_all = c.n_heads + 2 * c.n_kv;
+        Values qkv(a, {t, n_all * c.hd}), q(a, {t, c.n_heads, c.hd});
+        for (int64_t i = 0; i < t * n_all; ++i) {
+          const double size = sizes[numbers.below(std::size(sizes))];
+          for (int64_t d = 0; d < c.hd; ++d) {
+            const double v = numbers.uniform(-1, 1);
+            qkv.set(i * c.hd + d, std::isfinite(size) ? v * size : d == i % c.hd ? size : v);
+          }
+        }
+        const View gqkv = gpu.upload(qkv), gq = gpu.upload(q);
+        const KvLayer layer = gpu.upload(cache);
+        QkvArgs args{};
+        args.step = &cache.step, args.kv = cache.layer, args.q = q;
+        QkvArgs gpu_args = args;
+        gpu_args.kv = layer, gpu_args.q = gq;
+        cpu_machine.run([&](const cpu::OpContext& ctx) { cpu::finish_qkv(ctx, args, qkv); });
+        gpu.run([&](const cuda::OpContext& ctx) { cuda::finish_qkv(ctx, gpu_args, gqkv); });
+        Values want = cache.memory;
+        gpu.download(cache, layer);
+        // A NaN is a NaN, whatever its sign and bits.
+        if (!fixed)
+          for (const KvSpan& span : cache.plan().spans)
+            for (int64_t i = span.past; i < span.past + span.n_rows; ++i)
+              for (int64_t h = 0; h < 2 * c.n_kv; ++h) {
+                const View got = cache.scale(span, i, h / 2, h % 2);
+                BFloat16* expected = reinterpret_cast<BFloat16*>(
+                    want.storage.data() + (static_cast<std::byte*>(got.data) - cache.memory.storage.data()));
+                if (!std::isnan(to_float(*expected))) continue;
+                CHECK(std::isnan(to_float(*got.bf16())));
+                *expected = *got.bf16();
+              }
+        for (Values* pages : {&want, &cache.memory})
+          for (std::byte& b : pages->storage)
+            if ((b & std::byte{0x7F}) == std::byte{0x7F}) b = std::byte{0x7F};
+        CHECK((cache.memory.storage == want.storage));
+      }
+}
+
+TEST_CASE("cuda rope: a rotated and normalised key is rounded before it becomes codes") {
+  Machine cpu_machine(1);
+  GpuMachine gpu;
+  for (DType a : {DType::f32, DType::bf16}) {
+    Numbers numbers(5);
+    PagedCache cache(numbers, DType::f8_e4m3, 2, 128, 128, {{250, 9}, {0, 3}});
+    const int64_t t = cache.step.n_rows();
+    const Values qkv = numbers.tensor(a, {t, 14 * 128}, -2, 2), q(a, {t, 10, 128}), f = inverse_frequencies(128);
+    const View gqkv = gpu.upload(qkv), gq = gpu.upload(q);
+    const KvLayer layer = gpu.upload(cache);
+    QkvArgs args{};
+    args.step = &cache.step, args.kv = cache.layer, args.q = q, args.inv_freq = f;
+    args.qk_norm = true, args.qk_norm_eps = 1e-5f;
+    QkvArgs gpu_args = args;
+    gpu_args.kv = layer, gpu_args.q = gq;
+    cpu_machine.run([&](const cpu::OpContext& ctx) { cpu::finish_qkv(ctx, args, qkv); });
+    gpu.run([&](const cuda::OpContext& ctx) { cuda::finish_qkv(ctx, gpu_args, gqkv); });
+    const Values want = cache.memory;
+    gpu.download(cache, layer);
+    // Cosines differ by a unit in the last place: a code here and there is its neighbour.
+    int64_t differ = 0, worst = 0;
+    for (const KvSpan& span : cache.plan().spans)
+      for (int64_t i = span.past; i < span.past + span.n_rows; ++i)
+        for (int64_t h = 0; h < 4; ++h) {
+          const View got = cache.entry(span, i, h / 2, h % 2);
+          const size_t at = size_t(static_cast<std::byte*>(got.data) - cache.memory.storage.data());
+          for (size_t d = 0; d < 128; ++d) {
+            const int g = static_cast<uint8_t*>(got.data)[d], w = int(want.storage[at + d]);
+            differ += g != w;
+            worst = std::max<int64_t>(worst, std::abs(g - w));
+          }
+        }
+    CHECK(differ <= t * 4 * 128 / 100);
+    CHECK(worst <= 1);
+  }
+}
+
 TEST_CASE("cuda rope: a cache type that is not served is said") {
   GpuMachine gpu;
   KvLayer kv;
-  kv.layout = {.dtype = DType::f8_e4m3, .page_tokens = 4, .n_kv_heads = 1, .head_dim = 8};
+  kv.layout = {.dtype = DType::f16, .page_tokens = 4, .n_kv_heads = 1, .head_dim = 8};
   Values qkv(DType::f32, {1, 24}), q(DType::f32, {1, 1, 8});
   QkvArgs args{};
   args.kv = kv, args.q = q;
   CHECK(error_of([&] { gpu.run([&](const cuda::OpContext& ctx) { cuda::finish_qkv(ctx, args, qkv); }); }) ==
-        "the CUDA backend keeps the KV cache in F32 or BF16, not F8_E4M3");
+        "the CUDA backend keeps the KV cache in F32, BF16 or F8_E4M3, not F16");
 }
