@@ -58,15 +58,17 @@ __device__ inline void add_group(float (&sums)[kCount], const float (&part)[kCou
 
 // d += weights tokens of `n_steps` stages, kN tokens wide, kGroups groups a stage.
 template <int kN, int kGroups>
-__device__ void multiply(int n_steps, int warp_rows, int lane, Int4Ring& ring, float (&d)[S::kMaxTokens / 2]) {
+__device__ void multiply(int n_steps, int warp_rows, int lane, Int4Ring<kGroups>& ring,
+                         float (&d)[S::kMaxTokens / 2]) {
   constexpr int kBlocksEach = kBlocks / kGroups;
   const int g = lane / 4, t = lane % 4;
   auto& sums = reinterpret_cast<float(&)[kN / 2]>(d);
   for (int step = 0; step < n_steps; ++step) {
-    mbarrier_wait(&ring.full[ring.stage], ring.parity);
+    mbarrier_wait(&ring.full[ring.stage], ring.parity());
     const Rows16 rows{ring.codes() + (warp_rows + g) * (S::kTileK / 2),
                       reinterpret_cast<const bf16*>(ring.scales()) + warp_rows * kGroups + g};
-    const uint64_t tokens = matrix_descriptor(ring.tokens(), Swizzle::bytes128, 0, 8 * 128);
+    uint64_t tokens = matrix_descriptor(ring.tokens(), Swizzle::bytes128, 0, 8 * 128);
+    tokens = __shfl_sync(kAllLanes, tokens, 0);  // so that the compiler knows it to be the same in all lanes
     float part[2][kN / 2];  // of the group that is being multiplied and of the one before
     uint32_t words[2][4];
     uint32_t a[2][2][4];  // of a block and the one before it
@@ -107,7 +109,7 @@ __device__ void multiply(int n_steps, int warp_rows, int lane, Int4Ring& ring, f
 }
 // The same with a width that only the device knows.
 template <int kWhich, int kGroups>
-__device__ void multiply_any(int which, int n_steps, int warp_rows, int lane, Int4Ring& ring,
+__device__ void multiply_any(int which, int n_steps, int warp_rows, int lane, Int4Ring<kGroups>& ring,
                              float (&d)[S::kMaxTokens / 2]) {
   if (which == kWhich)
     multiply<int4_width(kWhich), kGroups>(n_steps, warp_rows, lane, ring, d);
@@ -120,10 +122,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     int4_kernel(const __grid_constant__ BothInt4Maps both, const __grid_constant__ Work w,
                 const __grid_constant__ Results r) {
   __shared__ Tiles tiles;
-  __shared__ Mbarrier full[S::kStages], empty[S::kStages];
-  Int4Ring ring{dynamic_shared<unsigned char>(), full, empty};
+  __shared__ Mbarrier full[S::kMostStages], empty[S::kMostStages];
+  Int4Ring<kGroups> ring{dynamic_shared<unsigned char>(), full, empty};
   if (threadIdx.x == 0) {
-    for (int i = 0; i < S::kStages; ++i) {
+    for (int i = 0; i < S::kMostStages; ++i) {
       mbarrier_init(&full[i], 1);
       mbarrier_init(&empty[i], kConsumers * 4);  // a consumer warp each
     }
@@ -146,6 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int i = 0; i < S::kMaxTokens / 2; ++i) d[i] = 0;
     auto make = [&] {
+      if (tile.width != ring.width) ring.set_width(tile.width);
       multiply_any<kInt4Widths - 1, kGroups>(which_width(tile), tile.n_steps, warp_rows, lane, ring, d);
     };
     if constexpr (up) {
@@ -233,7 +236,7 @@ void start_int4(const OpContext& ctx, const Work& w, const Results& r, const Pac
   auto with = [&](auto kernel) {
     launch({.grid = unsigned(ctx.gpu.n_sms),
             .block = kThreads,
-            .shared_bytes = S::kSharedBytes,
+            .shared_bytes = S::kRingBytes,
             .stream = ctx.gpu.stream,
             .programmatic = true},
            kernel, both, w, r);

@@ -210,13 +210,16 @@ TEST_CASE("cuda matmul int4: linear, whatever serves it") {
 }
 
 TEST_CASE("cuda matmul int4: the feed-forward block, codes to the matrix units") {
-  GpuMachine gpu;
-  for (const FfnCase& c :
-       {FfnCase{17, 256, 256, 256, 4, 128}, FfnCase{40, 512, 256, 256, 0, 64},
-        FfnCase{70, 256, 256, 512, 3, 32, FfnCase::one}, FfnCase{33, 256, 512, 256, 5, 128, FfnCase::some},
-        FfnCase{40, 256, 256, 256, 2, 64, FfnCase::random, 3, 2}, FfnCase{130, 256, 256, 256, 3, 32},
-        FfnCase{1, 256, 256, 256, 40, 128}})
-    check_ffn(gpu, c, kCodes, cuda::int4_ffn_up, cuda::int4_ffn_down);
+  for (int n_sms : {1, 7}) {  // one block has tiles of all widths
+    GpuMachine gpu;
+    gpu.gpu.n_sms = n_sms;
+    for (const FfnCase& c :
+         {FfnCase{17, 256, 256, 256, 4, 128}, FfnCase{40, 512, 256, 256, 0, 64},
+          FfnCase{70, 256, 256, 512, 3, 32, FfnCase::one}, FfnCase{33, 256, 512, 256, 5, 128, FfnCase::some},
+          FfnCase{40, 256, 256, 256, 2, 64, FfnCase::random, 3, 2}, FfnCase{130, 256, 256, 256, 3, 32},
+          FfnCase{1, 256, 256, 256, 40, 128}})
+      check_ffn(gpu, c, kCodes, cuda::int4_ffn_up, cuda::int4_ffn_down);
+  }
 }
 
 TEST_CASE("cuda matmul int4: the feed-forward block of more rows, in one launch") {
