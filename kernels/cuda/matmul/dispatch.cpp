@@ -1,8 +1,10 @@
 #include "kernels/cuda/matmul/dispatch.h"
 
 #include "kernels/cuda/matmul/cublas.h"
+#include "kernels/cuda/matmul/dequantize.h"
 #include "kernels/cuda/matmul/generic.h"
 #include "kernels/cuda/matmul/grouped.h"
+#include "kernels/cuda/matmul/int4.h"
 #include "kernels/cuda/matmul/small_m.h"
 #include "kernels/cuda/weight_layout.h"
 
@@ -25,6 +27,25 @@ int64_t slab_of(const PackedWeight& shared, const PackedWeight* experts) {
 bool has_bias(const PackedWeight* w) {
   return w && w->spec.bias;
 }
+
+// Weights only are quantised; more rows than kSmallM.
+MatmulKernel quantized_linear_kernel(const LinearSpec& spec, int64_t n_rows) {
+  if (has_int4_groups(spec) && spec.k % kInt4Columns == 0 && spec.n % 2 == 0 && !spec.bias && n_rows <= kInt4LinearRows)
+    return MatmulKernel::int4;
+  return is_dequantizable(spec) ? MatmulKernel::dequantized : MatmulKernel::generic;
+}
+void note_quantized(FfnShape& s, DType a, const PackedWeight* shared, const PackedWeight* experts) {
+  auto plain = [](const PackedWeight* w) { return is_bf16(w) || is_dequantizable(w->spec); };
+  s.dequantizable = a == DType::bf16 && plain(shared) && plain(experts);
+  s.int4 = a == DType::bf16 && has_int4_groups(shared->spec) &&
+           (!experts || (has_int4_groups(experts->spec) && experts->spec.group == shared->spec.group));
+}
+MatmulKernel quantized_ffn_kernel(const FfnShape& s, int64_t n_rows) {
+  const bool stages =
+      s.d % kInt4Columns == 0 && s.f_shared % kInt4Columns == 0 && s.f_experts % kInt4Columns == 0;
+  if (s.int4 && stages && n_rows <= kInt4FfnRows) return MatmulKernel::int4;
+  return s.dequantizable ? MatmulKernel::dequantized : MatmulKernel::generic;
+}
 }  // namespace
 
 const char* matmul_kernel_name(MatmulKernel kernel) {
@@ -37,6 +58,10 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
       return "cublaslt";
     case MatmulKernel::grouped:
       return "grouped";
+    case MatmulKernel::int4:
+      return "int4";
+    case MatmulKernel::dequantized:
+      return "dequantized";
   }
   return "";
 }
@@ -47,6 +72,7 @@ MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
     const int64_t slab = small_m_slab(spec);
     return slab > 0 && spec.k % slab == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
   }
+  if (is_quantized(spec.format)) return quantized_linear_kernel(spec, n_rows);
   return is_bf16(spec) && spec.k % 2 == 0 ? MatmulKernel::cublaslt
                                           : MatmulKernel::generic;  // vision's patches have k 588
 }
@@ -60,6 +86,7 @@ FfnShape ffn_shape(const FfnUpArgs& args) {
   }
   s.slab = args.h.dtype == DType::bf16 ? slab_of(*args.shared, args.experts) : 0;
   s.bf16 = args.h.dtype == DType::bf16 && is_bf16(args.shared) && is_bf16(args.experts);
+  note_quantized(s, args.h.dtype, args.shared, args.experts);
   s.bias = has_bias(args.shared) || has_bias(args.experts);
   return s;
 }
@@ -73,6 +100,7 @@ FfnShape ffn_shape(const FfnDownArgs& args) {
   }
   s.slab = args.act_shared.dtype == DType::bf16 ? slab_of(*args.shared, args.experts) : 0;
   s.bf16 = args.act_shared.dtype == DType::bf16 && is_bf16(args.shared) && is_bf16(args.experts);
+  note_quantized(s, args.act_shared.dtype, args.shared, args.experts);
   s.bias = has_bias(args.shared) || has_bias(args.experts);
   return s;
 }
@@ -82,7 +110,9 @@ MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
     return MatmulKernel::generic;
   const bool slabs = s.slab > 0 && s.d % s.slab == 0 && s.f_shared % s.slab == 0 && s.f_experts % s.slab == 0;
   if (slabs && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
-  return s.bf16 && s.top_k <= 1 && s.n_experts <= kGroupedExperts ? MatmulKernel::grouped : MatmulKernel::generic;
+  if (s.top_k > 1 || s.n_experts > kGroupedExperts) return MatmulKernel::generic;
+  if (s.bf16) return MatmulKernel::grouped;
+  return n_rows > kSmallM ? quantized_ffn_kernel(s, n_rows) : MatmulKernel::generic;
 }
 
 const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {
@@ -105,6 +135,15 @@ bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
     case MatmulKernel::cublaslt:
       cublas_linear(ctx, x, w, y, round_to);
       return false;
+    case MatmulKernel::int4:
+      if (y.dtype == DType::bf16)
+        int4_linear(ctx, x, w, y);
+      else
+        dequantized_linear(ctx, x, w, y, round_to);
+      return false;
+    case MatmulKernel::dequantized:
+      dequantized_linear(ctx, x, w, y, round_to);
+      return false;
     default:
       generic_gemm(ctx, {.w = &w, .x = x, .y = y, .round_to = round_to});
       return false;
@@ -118,6 +157,10 @@ void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
       return small_m_ffn_up(ctx, args);
     case MatmulKernel::grouped:
       return grouped_ffn_up(ctx, args);
+    case MatmulKernel::dequantized:
+      return dequantized_ffn_up(ctx, args);
+    case MatmulKernel::int4:
+      return int4_ffn_up(ctx, args);
     default:
       return generic_ffn_up(ctx, args);
   }
@@ -130,6 +173,12 @@ bool ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y, cons
       return small_m_ffn_down(ctx, args, y, peers);
     case MatmulKernel::grouped:
       grouped_ffn_down(ctx, args, y);
+      return false;
+    case MatmulKernel::dequantized:
+      dequantized_ffn_down(ctx, args, y);
+      return false;
+    case MatmulKernel::int4:
+      int4_ffn_down(ctx, args, y);
       return false;
     default:
       generic_ffn_down(ctx, args, y);

@@ -11,6 +11,8 @@ enum class MatmulKernel : uint8_t {
   small_m,   // small_m.cu: at most kSmallM rows, bound by the bytes of the weights
   cublaslt,  // cublas.cu: bfloat16, more rows, one matrix
   grouped,   // grouped.cu: bfloat16, more rows, the feed-forward stages
+  int4,         // int4.cu: INT4 weights and bfloat16 input, more rows than kSmallM
+  dequantized,  // dequantize.cu, then cublaslt or grouped: quantised weights and bfloat16 input, even more, or other shapes
 };
 const char* matmul_kernel_name(MatmulKernel);
 
@@ -24,6 +26,9 @@ struct FfnShape {
   int64_t slab = 0;   // of small_m's (small_m_slab), with activations in bfloat16; 0: not its weights
   bool bf16 = false;  // activations and all weights, and no input to be quantised
   bool bias = false;
+  // bfloat16 activations, and weights
+  bool dequantizable = false;  // that are bfloat16, or can become so
+  bool int4 = false;           // in int4 with groups that int4.cu takes, of one size
 };
 FfnShape ffn_shape(const FfnUpArgs&);
 FfnShape ffn_shape(const FfnDownArgs&);

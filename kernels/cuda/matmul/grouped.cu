@@ -18,6 +18,9 @@
 // Limits. Wide: each k16 of a 64 x 256 tile takes 128 clocks of its quarter of the tensor cores and (64 + 256) * 32
 // bytes of shared memory, 80 of 128 clocks. Narrow: bytes of weights; 16 KB of 24 KB a stage are weights, 192 KB are in
 // flight.
+//
+// Weights that are not bfloat16 become so in scratch first (dequantize.h), which holds only some experts at a time: then
+// the groups are those experts', a launch each.
 #include "kernels/cuda/matmul/grouped_launch.h"
 #include "kernels/cuda/matmul/grouped_rows.h"
 #include "kernels/cuda/ptx/wgmma.h"
@@ -95,9 +98,26 @@ void start_either(const OpContext& ctx, const Work& w, const Results& r, const P
   else
     start<Wide>(ctx, grouped_kernel<Wide, up>, w, shared, experts, tokens, r);
 }
+
+// The experts that there are weights of. The last group, of all rows or those without an expert, comes with the last ones.
+Work of_window(const Work& all, const PlainWeights& p) {
+  Work w = all;
+  if (!p.experts) return w;
+  w.n_experts = int(p.experts->spec.n_experts);
+  w.begin += p.first_expert;
+  if (p.first_expert + w.n_experts < all.n_experts) w.n_shared = 0;
+  return w;
+}
 }  // namespace
 
 void grouped_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
+  dequantized_ffn_up(ctx, args);
+}
+void grouped_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
+  dequantized_ffn_down(ctx, args, y);
+}
+
+void dequantized_ffn_up(const OpContext& ctx, const FfnUpArgs& args, int64_t scratch_bytes) {
   Scratch scratch(ctx.work);
   Work w = work_of(*args.shared, args.experts, args.h.rows(), Wide::kTileK);
   Results r;
@@ -108,13 +128,16 @@ void grouped_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
     r.scores = at.groups.scores;
     x = at.h;
   }
-  if (ctx.measuring()) return;
-  r.shared_out = data<bf16>(args.act_shared);
-  if (args.experts) r.expert_out = data<bf16>(args.act_routed);
-  start_either<true>(ctx, w, r, *args.shared, args.experts, {x, x});
+  if (!ctx.measuring()) {
+    r.shared_out = data<bf16>(args.act_shared);
+    if (args.experts) r.expert_out = data<bf16>(args.act_routed);
+  }
+  with_plain_weights(scratch, ctx, *args.shared, args.experts, scratch_bytes, [&](const PlainWeights& p) {
+    start_either<true>(ctx, of_window(w, p), r, *p.shared, p.experts, {x, x});
+  });
 }
 
-void grouped_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y) {
+void dequantized_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y, int64_t scratch_bytes) {
   Scratch scratch(ctx.work);
   Work w = work_of(*args.shared, args.experts, y.rows(), Wide::kTileK);
   Results r;
@@ -129,18 +152,19 @@ void grouped_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View&
   if (narrow) r.n_sums = parts_of_shared(w, ctx.gpu.n_sms);
   const bool two_launches = narrow && (args.experts || r.n_sums > 1);
   if (two_launches) r.sums = scratch.take_array<float>(r.n_sums * y.elements());
-  if (ctx.measuring()) return;
-  r.shared_out = r.expert_out = data<bf16>(y);
+  if (!ctx.measuring()) r.shared_out = r.expert_out = data<bf16>(y);
   const Tokens tokens{args.act_shared.data, args.experts ? args.act_routed.data : nullptr};
-  if (two_launches) {
-    Work shared_alone = work_of(*args.shared, nullptr, y.rows(), Wide::kTileK);
-    shared_alone.n_parts = r.n_sums;
-    Results leaves_sums = r;
-    leaves_sums.leaves_sums = true;
-    start_either<false>(ctx, shared_alone, leaves_sums, *args.shared, nullptr, tokens);
-    w.shared_steps = 0;
-  }
-  start_either<false>(ctx, w, r, *args.shared, args.experts, tokens);
+  with_plain_weights(scratch, ctx, *args.shared, args.experts, scratch_bytes, [&](const PlainWeights& p) {
+    if (two_launches && p.first_expert == 0) {
+      Work shared_alone = work_of(*p.shared, nullptr, y.rows(), Wide::kTileK);
+      shared_alone.n_parts = r.n_sums;
+      Results leaves_sums = r;
+      leaves_sums.leaves_sums = true;
+      start_either<false>(ctx, shared_alone, leaves_sums, *p.shared, nullptr, tokens);
+      w.shared_steps = 0;
+    }
+    start_either<false>(ctx, of_window(w, p), r, *p.shared, p.experts, tokens);
+  });
 }
 
 }  // namespace l4::cuda

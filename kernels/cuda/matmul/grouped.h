@@ -1,7 +1,7 @@
 // Feed-forward stages of more rows than a decode step's: one grouped product on the matrix units a stage.
 #pragma once
 
-#include "kernels/cuda/ops.h"
+#include "kernels/cuda/matmul/dequantize.h"
 
 namespace l4::cuda {
 
@@ -10,6 +10,10 @@ constexpr int64_t kGroupedExperts = 255;  // experts a rank may have here
 // bfloat16, D and F multiples of 8, top_k 1 (or no experts). Both activations in the order of the expert groups.
 void grouped_ffn_up(const OpContext&, const FfnUpArgs&);
 void grouped_ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
+// The same with weights of which some or all are such as is_dequantizable() says. Those take up to `scratch_bytes`, or an
+// expert's and the shared one's.
+void dequantized_ffn_up(const OpContext&, const FfnUpArgs&, int64_t scratch_bytes = kDequantizedBytes);
+void dequantized_ffn_down(const OpContext&, const FfnDownArgs&, const View& y, int64_t scratch_bytes = kDequantizedBytes);
 
 // How the tokens of a group are cut into tiles (columns of its product): as few as kMaxTokens allows, of even width, a
 // multiple of 16. Pure; the device uses it with counts that only it knows.

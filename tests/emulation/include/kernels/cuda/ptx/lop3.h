@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace l4::cuda {
+
+inline uint32_t and_or(uint32_t v, uint32_t mask, uint32_t bits) {
+  return (v & mask) | bits;
+}
+
+}  // namespace l4::cuda
