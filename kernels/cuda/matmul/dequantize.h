@@ -2,9 +2,10 @@
 // that no kernel of codes takes.
 #pragma once
 
+#include <cuda_bf16.h>
+
 #include <algorithm>
 
-#include "kernels/cuda/device/math.h"
 #include "kernels/cuda/ops.h"
 
 namespace l4::cuda {
@@ -22,7 +23,7 @@ inline bool is_dequantizable(const LinearSpec& spec) {
 
 // Experts [first_expert, first_expert + n_experts) of w at `to`, row-major [n, k] in the order of the packed rows: code
 // times scale, rounded once. to: null when measuring. What it returns views `to`, and w's bias.
-PackedWeight dequantize(const OpContext&, const PackedWeight& w, int64_t first_expert, int64_t n_experts, bf16* to);
+PackedWeight dequantize(const OpContext&, const PackedWeight& w, int64_t first_expert, int64_t n_experts, __nv_bfloat16* to);
 
 // The weights of a feed-forward block in bfloat16: as they are, or dequantised, so many experts at once as fit
 // `scratch_bytes` beside the shared expert.
@@ -38,7 +39,7 @@ void with_plain_weights(Scratch& scratch, const OpContext& ctx, const PackedWeig
   const bool of_shared = is_quantized(shared.spec.format), of_experts = experts && is_quantized(experts->spec.format);
   PackedWeight plain_shared, plain_experts;
   if (of_shared)
-    plain_shared = dequantize(ctx, shared, 0, 1, scratch.take_array<bf16>(shared.spec.n * shared.spec.k));
+    plain_shared = dequantize(ctx, shared, 0, 1, scratch.take_array<__nv_bfloat16>(shared.spec.n * shared.spec.k));
   PlainWeights plain{of_shared ? &plain_shared : &shared, experts};
   if (!of_experts) {
     if (!ctx.measuring()) body(plain);
@@ -48,7 +49,7 @@ void with_plain_weights(Scratch& scratch, const OpContext& ctx, const PackedWeig
   const int64_t free = scratch_bytes - (of_shared ? dequantized_bytes(shared.spec) : 0);
   const int64_t most = std::max<int64_t>(free / dequantized_bytes(spec), 1), turns = (spec.n_experts + most - 1) / most;
   const int64_t each = (spec.n_experts + turns - 1) / turns;
-  bf16* to = scratch.take_array<bf16>(each * spec.n * spec.k);
+  __nv_bfloat16* to = scratch.take_array<__nv_bfloat16>(each * spec.n * spec.k);
   if (ctx.measuring()) return;
   plain.experts = &plain_experts;
   for (int64_t& first = plain.first_expert; first < spec.n_experts; first += each) {

@@ -21,58 +21,66 @@ struct Multiplier {
   float4* meeting;  // [kBuffers][kWarps][kParts][32]
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   Turn at;
+  int slab = warp;  // of each stage of the tile at hand, and every kWarps-th after it
 
   using Weights = typename V::Weights;
   using X = uint32_t[V::kUnits][V::kColumns][V::kXWords];
   static constexpr int kLoads = V::kXWords / 4;  // of x, of a lane, slab and token
 
-  // Where this lane's x of a stage lies, by columns: k that is left from there on, none where there is no token.
+  // Where this lane's x of a stage lies, by columns.
   struct From {
     const bf16* x[V::kColumns];
-    int left[V::kColumns];
     int until;      // the stage of the tile with which another matrix begins
-    int slab_left;  // k that is left from the warp's slab on
+    int slab_left;  // k that is left from the slab on
+    // Ahead: k that is left from x on, none where there is no token. By a window: all bits where the token takes part;
+    // one that does not has numbers all the same, of a row that is there, so that loads depend on nothing. Columns of
+    // tokens that do not exist, or in `up` did not choose the expert, are not stored.
+    int left[V::kColumns];
+    uint32_t keep[V::kColumns];
     XScale scale[Weights::kCodes ? V::kColumns : 1];
   };
   __device__ void find_x(From& f, int tile, int stage) const {
     const Place p = place<mode>(a, tile, stage);
     const bool routed = mode != Mode::linear && p.which >= 0;
     if (mode == Mode::up && routed) mbarrier_wait(&s.routed, 0);
-    const int k = int(routed ? a.routed.k : a.shared.k);
-    const int first = p.stage * V::kStageK + warp * V::kSlabK + t * Weights::kXLane;
-    f.slab_left = k - first + t * Weights::kXLane;
+    const int k = int(routed ? a.routed.k : a.shared.k), before = p.stage * V::kStageK + slab * V::kSlabK;
+    f.slab_left = k - before;
     f.until = mode != Mode::down ? INT_MAX : stage - p.stage + (routed ? a.routed : a.shared).stages;
+    const int first = (Weights::kAhead || f.slab_left > 0 ? before : 0) + t * Weights::kXLane;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c) {
       const int token = 8 * c + g;
       int row = token < a.n_tokens ? token : -1;
       if (routed && row >= 0) {
         const int slot = s.chosen.slot[p.which][token];
-        if (mode == Mode::down || slot < 0) row = slot;
+        if (mode == Mode::down || (Weights::kAhead && slot < 0)) row = slot;
       }
-      f.x[c] = (routed ? a.x_routed : a.x) + int64_t(row) * k + first;
       f.left[c] = row < 0 ? 0 : k - first;
-      if constexpr (Weights::kCodes) f.scale[c] = XScale::of(row < 0 ? 1 : s.x_scale[routed][row]);
+      f.keep[c] = row < 0 ? 0 : ~0u;
+      if (!Weights::kAhead) row = max(row, 0);
+      f.x[c] = (routed ? a.x_routed : a.x) + int64_t(row) * k + first;
+      if constexpr (Weights::kCodes) f.scale[c] = XScale::of(s.x_scale[routed][row]);
     }
   }
-  // 16 bytes of x: load l of a lane and slab u, for tokens c.
-  __device__ static uint4 load_x(const From& f, int c, int u, int l) {
-    constexpr int kNext = kWarps * V::kSlabK;
-    const int column = u * kNext + l * Weights::kXStep;
-    return f.left[c] > u * kNext ? *reinterpret_cast<const uint4*>(f.x[c] + column) : uint4{};
-  }
   __device__ static void next_stage(From& f) {
+    if (Weights::kAhead || f.slab_left > V::kStageK)
 #pragma unroll
-    for (int c = 0; c < V::kColumns; ++c) f.x[c] += V::kStageK, f.left[c] -= V::kStageK;
+      for (int c = 0; c < V::kColumns; ++c) f.x[c] += V::kStageK;
+#pragma unroll
+    for (int c = 0; c < V::kColumns; ++c) f.left[c] -= V::kStageK;
     f.slab_left -= V::kStageK;
   }
   __device__ static void load_x(X& x, const From& f) {
+    constexpr int kNext = kWarps * V::kSlabK;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c)
 #pragma unroll
       for (int u = 0; u < V::kUnits; ++u)
 #pragma unroll
-        for (int l = 0; l < kLoads; ++l) words(load_x(f, c, u, l), &x[u][c][4 * l]);
+        for (int l = 0; l < kLoads; ++l) {
+          const bf16* from = f.x[c] + u * kNext + l * Weights::kXStep;
+          words(f.left[c] > u * kNext ? *reinterpret_cast<const uint4*>(from) : uint4{}, &x[u][c][4 * l]);
+        }
   }
   __device__ static void words(const uint4& v, uint32_t* to) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
@@ -83,7 +91,7 @@ struct Multiplier {
 
   // The chunks of this lane of rows g and g + 8 of block b.
   __device__ void load_weights(int u, int b, int j, uint32_t (&low)[4], uint32_t (&high)[4]) const {
-    const int row = (warp + u * kWarps) * V::kTileRows + 16 * b + g;
+    const int row = (slab + u * kWarps) * V::kTileRows + 16 * b + g;
     const unsigned char* chunk = ring + at.stage * a.stage_bytes + row * kSlabBytes + ((2 * t + j) ^ g) * 16;
     words(*reinterpret_cast<const uint4*>(chunk), low);  // ^ g: Swizzle::bytes128
     words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
@@ -116,19 +124,22 @@ struct Multiplier {
   // stage, `from` goes on to it. Groups' sums are multiplied by their scales.
   static constexpr int kWindow = 4;
   using Window = uint32_t[V::kColumns][4 * kWindow];
-  __device__ void load_window(Window& x, const From& f, int l) const {
+  __device__ static void load_window(Window& x, const From& f, int l) {
 #pragma unroll
-    for (int c = 0; c < V::kColumns; ++c) words(load_x(f, c, 0, l % kLoads), &x[c][l % kWindow * 4]);
+    for (int c = 0; c < V::kColumns; ++c)
+      words(*reinterpret_cast<const uint4*>(f.x[c] + l % kLoads * Weights::kXStep), &x[c][l % kWindow * 4]);
   }
-  template <class GoOn>
+  template <bool k128, class GoOn>
   __device__ void multiply_window(Sums& sums, Window& x, From& from, bool more, GoOn&& go_on) const {
     static_assert(Weights::kAhead || (V::kUnits == 1 && kLoads % kWindow == 0));
-    const bool inside = from.slab_left > 0;  // the slab is of the matrix; otherwise its groups have no scales
-    XScale scale[V::kColumns];
-    if constexpr (Weights::kCodes)
+    XScale scale[V::kColumns];  // of this stage's
+    uint32_t keep[V::kColumns];
 #pragma unroll
-      for (int c = 0; c < V::kColumns; ++c) scale[c] = from.scale[c];
-    Groups groups(*this);
+    for (int c = 0; c < V::kColumns; ++c) {
+      if constexpr (Weights::kCodes) scale[c] = from.scale[c];
+      keep[c] = from.keep[c];
+    }
+    Groups<k128> groups(*this);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       uint32_t low[V::kBlocks][4], high[V::kBlocks][4];
@@ -143,8 +154,8 @@ struct Multiplier {
           uint32_t of_x[V::kColumns][2];
 #pragma unroll
           for (int c = 0; c < V::kColumns; ++c) {
-            const uint32_t* loaded = &x[c][l % kWindow * 4 + 2 * q];
-            Weights::of_x(loaded, scale[c], of_x[c]);
+            Weights::of_x(&x[c][l % kWindow * 4 + 2 * q], scale[c], of_x[c]);
+            if (mode == Mode::down) of_x[c][0] &= keep[c], of_x[c][1] &= keep[c];
           }
 #pragma unroll
           for (int b = 0; b < V::kBlocks; ++b) {
@@ -155,29 +166,30 @@ struct Multiplier {
               Weights::multiply(Weights::kGroups ? groups.part[b][c] : sums[0][b][c], w, of_x[c]);
           }
         }
-        if (l + kWindow < kLoads || more) load_window(x, from, l + kWindow);
-        if constexpr (Weights::kGroups) groups.columns_done(sums, 32 * (l + 1), inside);
+        load_window(x, from, l + kWindow);  // at the end of an item, in vain
+        if constexpr (Weights::kGroups) groups.columns_done(sums, 32 * (l + 1));
       }
     }
   }
+  template <bool k128>
   struct Groups {
     const bf16* scale;  // of the next group and row g
-    int of_stage, group;
+    int group, of_stage;
     float part[V::kBlocks][V::kColumns][4] = {};
     __device__ explicit Groups(const Multiplier& m) {
       if constexpr (Weights::kGroups) {
-        of_stage = V::kStageK / m.a.group, group = m.a.group;
+        group = k128 ? 128 : m.a.group, of_stage = V::kStageK / group;
         scale = reinterpret_cast<const bf16*>(m.ring + m.at.stage * m.a.stage_bytes + V::kStageBytes) +
-                m.warp * (V::kSlabK / m.a.group) * 16 + m.g;
+                m.slab * (V::kSlabK / group) * 16 + m.g;
       }
     }
     // n columns of the slab, a multiple of the smallest group.
-    __device__ void columns_done(Sums& sums, int n, bool inside) {
+    __device__ void columns_done(Sums& sums, int n) {
       if ((n & (group - 1)) != 0) return;
 #pragma unroll
       for (int b = 0; b < V::kBlocks; ++b) {
         const bf16* of_row = scale + b * of_stage * 16;
-        const float s0 = inside ? get(of_row[0]) : 0, s1 = inside ? get(of_row[8]) : 0;
+        const float s0 = get(of_row[0]), s1 = get(of_row[8]);
 #pragma unroll
         for (int c = 0; c < V::kColumns; ++c)
 #pragma unroll
@@ -358,11 +370,16 @@ struct Multiplier {
   }
   __device__ void multiply_item(Sums& sums, Sums* total, const Item& i) {
     From from;
+    // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and
+    // the other.
+    if constexpr (!Weights::kAhead) slab = (warp + i.tile % 2 * (kWarps / 2)) % kWarps;
     find_x(from, i.tile, i.begin);
     if constexpr (Weights::kAhead)
       multiply_ahead(sums, from, i);
+    else if (Weights::kGroups && a.group == 128)
+      multiply_with_window<true>(sums, total, from, i);
     else
-      multiply_with_window(sums, total, from, i);
+      multiply_with_window<false>(sums, total, from, i);
   }
   __device__ void multiply_ahead(Sums& sums, From& from, const Item& i) {
     X x, next;
@@ -380,6 +397,7 @@ struct Multiplier {
       leave_stage();
     }
   }
+  template <bool k128>
   __device__ void multiply_with_window(Sums& sums, Sums* total, From& from, const Item& i) {
     Window x;
 #pragma unroll
@@ -390,7 +408,13 @@ struct Multiplier {
     for (int stage = i.begin; stage < i.end; ++stage) {
       const bool more = stage + 1 < i.end, ends = !more || stage + 1 == from.until;
       if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
-      multiply_window(sums, x, from, more, [&] { go_on(from, i, stage); });
+      if (from.slab_left > 0) {
+        multiply_window<k128>(sums, x, from, more, [&] { go_on(from, i, stage); });
+      } else if (more) {  // another matrix
+        go_on(from, i, stage);
+#pragma unroll
+        for (int l = 0; l < kWindow; ++l) load_window(x, from, l);
+      }
       leave_stage();
       if constexpr (Weights::kCodes)
         if (ends) {  // of a matrix of the tile

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cuda/device/math.h"
+#include "kernels/cuda/matmul/int4_codes.h"
 #include "kernels/cuda/ptx/fp8.h"
 #include "kernels/cuda/ptx/mma.h"
 #include "quant/format.h"
@@ -73,26 +74,10 @@ struct Int4Weights : PlainX {
   static constexpr int kPerLoad = 32;
   static constexpr int kXLane = 8, kXStep = 32;
   static constexpr bool kGroups = true;
-  __device__ static __nv_bfloat162 pair_of(uint32_t bits) {
-    __nv_bfloat162 v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-  }
-  __device__ static uint32_t bits_of(__nv_bfloat162 v) {
-    uint32_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return bits;
-  }
-  // Columns 2 i, 2 i + 1 of a word's eight: bfloat16 of 128 + (code + 8), less 136.
-  __device__ static uint32_t pair(uint32_t word, int i) {
-    const uint32_t bits = (word >> 4 * i & 0x000F000Fu) | 0x43004300u;
-    constexpr uint32_t k136 = 0x43084308u;
-    return bits_of(__hsub2(pair_of(bits), pair_of(k136)));
-  }
   __device__ static void operand(const uint32_t (&low)[4], const uint32_t (&high)[4], int i, uint32_t (&a)[4]) {
     const int first = 2 * (i % 2);
-    a[0] = pair(low[i / 2], first), a[1] = pair(high[i / 2], first);
-    a[2] = pair(low[i / 2], first + 1), a[3] = pair(high[i / 2], first + 1);
+    a[0] = int4_codes(low[i / 2], first), a[1] = int4_codes(high[i / 2], first);
+    a[2] = int4_codes(low[i / 2], first + 1), a[3] = int4_codes(high[i / 2], first + 1);
   }
 };
 

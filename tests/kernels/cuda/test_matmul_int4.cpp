@@ -172,7 +172,7 @@ TEST_CASE("cuda matmul int4: weights dequantised are codes times scales, rounded
     const View to = gpu.empty(DType::bf16, {2, n, k});
     REQUIRE(cuda::is_dequantizable(w.w.spec));
     gpu.run([&](const cuda::OpContext& ctx) {
-      const PackedWeight plain = cuda::dequantize(ctx, w.device, 1, 2, static_cast<cuda::bf16*>(to.data));
+      const PackedWeight plain = cuda::dequantize(ctx, w.device, 1, 2, static_cast<__nv_bfloat16*>(to.data));
       CHECK(plain.spec.format == WeightFormat::bf16);
       CHECK(plain.spec.n_experts == 2);
     });
