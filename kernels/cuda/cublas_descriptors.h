@@ -31,6 +31,11 @@ struct ProductDescriptor {
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
     L4_CUDA(cublas_lt().cublasLtMatmulDescSetAttribute(handle, attribute, &value, sizeof value));
   }
+  // False where the library is older than the attribute.
+  template <class T>
+  bool set_if_known(cublasLtMatmulDescAttributes_t attribute, const T& value) {
+    return cublas_lt().cublasLtMatmulDescSetAttribute(handle, attribute, &value, sizeof value) == CUBLAS_STATUS_SUCCESS;
+  }
 };
 struct ProductPreference {
   cublasLtMatmulPreference_t handle = nullptr;

@@ -7,6 +7,7 @@
 #include "dist/comm.h"
 #include "kernels/cuda/copy_pages.h"
 #include "kernels/cuda/libraries.h"
+#include "kernels/cuda/matmul/dispatch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/peer_comm.h"
 #include "ops/cuda_devices.h"
@@ -271,7 +272,7 @@ void CudaBackend::ffn_down(const FfnDownArgs& args) {
   refuse_generic("ffn_down", args, args.x.rows());
   // Kernels differ in the order in which up leaves rows of experts to down.
   const FfnUp up{args.act_shared.data, args.x.rows(), kernel_of(args)};
-  if (args.experts && up.act_shared == ffn_up_.act_shared && up.n_rows == ffn_up_.n_rows && up.kernel != ffn_up_.kernel)
+  if (args.experts && up.act_shared == ffn_up_.act_shared && up.n_rows == ffn_up_.n_rows && !have_same_order(ffn_up_.kernel, up.kernel))
     fail(ErrorKind::unsupported, args.shared->spec.name, ": the CUDA backend wants the weights of a feed-forward block's two ",
          "halves in formats that one kernel serves: up has ", ffn_up_.kernel, ", down ", up.kernel);
   end_block(args, nullptr, {}, [&](const OpContext& ctx, const View& y, const PeerLinks* peers) {

@@ -1,5 +1,5 @@
 // cuBLASLt's matrix product on emulated devices, as far as kernels/cuda/matmul/cublas.cu asks for it: both operands
-// along k, a bias of the output's rows, float32 sums. Strict about what the library is strict about, so that a wrong
+// along k, a bias of the output's rows, float32 sums; of E4M3 with a scale for each of the output's rows and columns. Strict about what the library is strict about, so that a wrong
 // descriptor fails here and not on the first GPU.
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cuda/launch.h"
+#include "quant/fp8.h"
 
 namespace l4::cuda {
 
@@ -18,6 +19,8 @@ struct Desc {
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
   cudaDataType_t bias_type = cudaDataType_t(-1);
+  int32_t mode_a = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, mode_b = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  const float *scale_a = nullptr, *scale_b = nullptr;
 };
 struct Layout {
   cudaDataType_t type;
@@ -61,6 +64,14 @@ cublasStatus_t desc_set(cublasLtMatmulDesc_t handle, cublasLtMatmulDescAttribute
       return take(d.bias, value, n_bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
       return take(d.bias_type, value, n_bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+      return take(d.mode_a, value, n_bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+      return take(d.mode_b, value, n_bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+      return take(d.scale_a, value, n_bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+      return take(d.scale_b, value, n_bytes);
     default:
       return CUBLAS_STATUS_NOT_SUPPORTED;
   }
@@ -91,12 +102,25 @@ cublasStatus_t preference_set(cublasLtMatmulPreference_t handle, cublasLtMatmulP
   return take(alignment, value, n_bytes);
 }
 
+// An n for which there is no FP8 kernel: what serves instead is to be seen.
+constexpr uint64_t kNoKernel = 96;
+
 // D [n, m] = A^T B, A [k, n], B [k, m], all column after column.
 cublasStatus_t check(const Desc& d, const Layout& a, const Layout& b, const Layout& out) {
   if (d.op_a != CUBLAS_OP_T || d.op_b != CUBLAS_OP_N) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (a.type != CUDA_R_16BF || b.type != CUDA_R_16BF || (out.type != CUDA_R_16BF && out.type != CUDA_R_32F))
+  const bool codes = a.type == CUDA_R_8F_E4M3;
+  if ((a.type != CUDA_R_16BF && !codes) || b.type != a.type || (out.type != CUDA_R_16BF && out.type != CUDA_R_32F))
     return CUBLAS_STATUS_NOT_SUPPORTED;
   if (a.rows != b.rows || a.columns != out.rows || b.columns != out.columns) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool scaled = d.scale_a || d.scale_b || d.mode_a || d.mode_b;
+  if (codes) {
+    if (d.mode_a != CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F || d.mode_b != d.mode_a || !d.scale_a || !d.scale_b)
+      return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (a.rows % 16 || a.columns % 16 || a.stride % 16 || b.stride % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (a.columns == kNoKernel) return CUBLAS_STATUS_NOT_SUPPORTED;
+  } else if (scaled) {
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   const bool bias = d.epilogue == CUBLASLT_EPILOGUE_BIAS;
   if (bias && (!d.bias || d.bias_type != out.type)) return CUBLAS_STATUS_NOT_SUPPORTED;
   return bias || d.epilogue == CUBLASLT_EPILOGUE_DEFAULT ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
@@ -114,13 +138,18 @@ cublasStatus_t heuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMa
   return CUBLAS_STATUS_SUCCESS;
 }
 
-void product_kernel(const __nv_bfloat16* a, const __nv_bfloat16* b, void* d, Layout la, Layout lb, Layout ld,
-                    const void* bias) {
+float number(const void* from, int64_t at, cudaDataType_t type) {
+  if (type == CUDA_R_8F_E4M3) return fp8_to_float(static_cast<const uint8_t*>(from)[at]);
+  return __bfloat162float(static_cast<const __nv_bfloat16*>(from)[at]);
+}
+void product_kernel(const void* a, const void* b, void* d, Layout la, Layout lb, Layout ld, const void* bias,
+                    const float* scale_a, const float* scale_b) {
   const int64_t column = blockIdx.x;
   for (uint64_t row = 0; row < ld.rows; ++row) {
     float sum = 0;
     for (uint64_t k = 0; k < la.rows; ++k)
-      sum += __bfloat162float(a[int64_t(row) * la.stride + k]) * __bfloat162float(b[column * lb.stride + k]);
+      sum += number(a, int64_t(row) * la.stride + k, la.type) * number(b, column * lb.stride + k, lb.type);
+    if (scale_a) sum *= scale_a[row] * scale_b[column];
     const int64_t at = column * ld.stride + int64_t(row);
     if (ld.type == CUDA_R_32F) {
       static_cast<float*>(d)[at] = sum + (bias ? static_cast<const float*>(bias)[row] : 0);
@@ -140,9 +169,8 @@ cublasStatus_t matmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* a
   if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0 || algo->data[0] != out.columns)
     return CUBLAS_STATUS_INVALID_VALUE;
   const bool bias = of<Desc>(desc).epilogue == CUBLASLT_EPILOGUE_BIAS;
-  launch({.grid = unsigned(out.columns), .block = 1, .stream = stream}, product_kernel,
-         static_cast<const __nv_bfloat16*>(a), static_cast<const __nv_bfloat16*>(b), d, of<Layout>(la), of<Layout>(lb),
-         out, bias ? of<Desc>(desc).bias : nullptr);
+  launch({.grid = unsigned(out.columns), .block = 1, .stream = stream}, product_kernel, a, b, d, of<Layout>(la),
+         of<Layout>(lb), out, bias ? of<Desc>(desc).bias : nullptr, of<Desc>(desc).scale_a, of<Desc>(desc).scale_b);
   return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -3,12 +3,13 @@
 
 #include "emulation/block.h"
 #include "kernels/cuda/ptx/swizzle.h"
+#include "quant/fp8.h"
 
 namespace l4::emulation {
 
 namespace {
 
-// A tile of bf16 through its matrix descriptor (PTX ISA 9.0, "Matrix Descriptor Format" and "Strides").
+// A tile through its matrix descriptor (PTX ISA 9.0, "Matrix Descriptor Format" and "Strides").
 struct Tile {
   const Block& block;
   uint32_t start, leading, stride;
@@ -29,7 +30,13 @@ struct Tile {
            : swizzle == cuda::Swizzle::bytes32 ? 32
                                                : 16;
   }
-  // mn: row of a, column of b. In both layouts the swizzle permutes the address that results.
+  // E4M3, k-major with rows of 128, 64 or 32 bytes.
+  float e4m3_at(int mn, int k) const {
+    if (swizzle == cuda::Swizzle::none) block.fail(Where(), "wgmma: E4M3 without a swizzle is not emulated");
+    const uint32_t offset = uint32_t(mn / 8) * stride + uint32_t(mn % 8) * span() + uint32_t(k);
+    return fp8_to_float(*block.at_shared_address(cuda::swizzled(swizzle, start + offset), 1));
+  }
+  // bfloat16; mn: row of a, column of b. In both layouts the swizzle permutes the address that results.
   float at(int mn, int k, bool mn_major) const {
     uint32_t offset;
     if (!mn_major) {
@@ -59,10 +66,35 @@ float high(uint32_t v) {
   return std::bit_cast<float>(v & 0xFFFF0000u);
 }
 
+// A sum of E4M3 products keeps 13 bits of fraction, those below are cut off.
+float cut(float sum) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(sum) & ~((1u << 10) - 1));
+}
+
+void run_e4m3(const Block& block, const WgmmaOperation& operation) {
+  const WgmmaOperands& o = operation.operands;
+  float a[64][32], b[256][32];
+  const Tile tile_a(block, o.a), tile_b(block, o.b);
+  for (int k = 0; k < 32; ++k) {
+    for (int m = 0; m < 64; ++m) a[m][k] = tile_a.e4m3_at(m, k);
+    for (int n = 0; n < o.n; ++n) b[n][k] = tile_b.e4m3_at(n, k);
+  }
+  for (int t = 0; t < 128; ++t)
+    for (int j = 0; j < o.n / 8; ++j)
+      for (int i = 0; i < 4; ++i) {
+        const int m = t / 32 * 16 + t % 32 / 4 + i / 2 * 8, n = 8 * j + t % 4 * 2 + i % 2;
+        float& to = operation.d[t][4 * j + i];
+        float sum = 0;
+        for (int k = 0; k < 32; ++k) sum += a[m][k] * b[n][k];
+        to = cut(o.accumulate ? to + sum : sum);
+      }
+}
+
 }  // namespace
 
 void run_wgmma(const Block& block, const WgmmaOperation& operation) {
   const WgmmaOperands& o = operation.operands;
+  if (o.e4m3) return run_e4m3(block, operation);
   float a[64][16], b[16][256], d[64][256];
   if (o.a_in_registers) {
     for (int t = 0; t < 128; ++t)

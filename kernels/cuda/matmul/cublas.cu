@@ -3,6 +3,7 @@
 // bfloat16 (logits).
 #include <map>
 #include <mutex>
+#include <optional>
 #include <tuple>
 
 #include "kernels/cuda/cublas_descriptors.h"
@@ -28,14 +29,15 @@ __global__ void __launch_bounds__(kThreadsEach) round_kernel(float* v, int64_t n
   if (i < n) v[i] = round_to<bf16>(v[i]);
 }
 
-// The library's first choice for a shape. Asked for once: it takes the host some 50 us. By device, since a choice
-// belongs to one kind of GPU.
-cublasLtMatmulAlgo_t algorithm(Gpu& gpu, const ProductDescriptor& product, const MatrixLayout& a, const MatrixLayout& b,
-                               const MatrixLayout& d, const LinearSpec& spec, int64_t m, bool f32, bool bias) {
-  using Key = std::tuple<int, int64_t, int64_t, int64_t, bool, bool>;
+// The library's first choice for a shape, if it has one. Asked for once: it takes the host some 50 us. By device, since a
+// choice belongs to one kind of GPU.
+using Algorithm = std::optional<cublasLtMatmulAlgo_t>;
+Algorithm algorithm(Gpu& gpu, const ProductDescriptor& product, const MatrixLayout& a, const MatrixLayout& b,
+                    const MatrixLayout& d, const LinearSpec& spec, int64_t m, cudaDataType_t in, bool f32, bool bias) {
+  using Key = std::tuple<int, int64_t, int64_t, int64_t, cudaDataType_t, bool, bool>;
   static std::mutex mutex;
-  static std::map<Key, cublasLtMatmulAlgo_t> known;
-  const Key key{gpu.index, m, spec.n, spec.k, f32, bias};
+  static std::map<Key, Algorithm> known;
+  const Key key{gpu.index, m, spec.n, spec.k, in, f32, bias};
   const std::lock_guard lock(mutex);
   if (const auto it = known.find(key); it != known.end()) return it->second;
   ProductPreference preference(kWorkspaceBytes);
@@ -48,10 +50,27 @@ cublasLtMatmulAlgo_t algorithm(Gpu& gpu, const ProductDescriptor& product, const
   int n_found = 0;
   const cublasStatus_t status = cublas_lt().cublasLtMatmulAlgoGetHeuristic(
       gpu.cublas_lt, product.handle, a.handle, b.handle, d.handle, d.handle, preference.handle, 1, &found, &n_found);
-  if (status != CUBLAS_STATUS_SUCCESS || n_found == 0)
-    fail(ErrorKind::device, spec.name, ": cuBLASLt (status ", int(status), ") has no kernel for ", m,
-         " rows and a weight of [", spec.n, ", ", spec.k, "] in BF16");
-  return known[key] = found.algo;
+  return known[key] = status == CUBLAS_STATUS_SUCCESS && n_found > 0 ? Algorithm(found.algo) : std::nullopt;
+}
+
+// y = x W^T by `product`, which knows of bias and scales; x and W of type `in`. Whether the library has a kernel for it.
+bool multiply(const OpContext& ctx, const ProductDescriptor& product, cudaDataType_t in, const void* x, int64_t m,
+              const PackedWeight& w, const View& y, DType round_to, void* workspace) {
+  const LinearSpec& spec = w.spec;
+  const bool f32 = y.dtype == DType::f32;
+  const MatrixLayout a(in, spec.k, spec.n), b(in, spec.k, m), d(f32 ? CUDA_R_32F : CUDA_R_16BF, spec.n, m);
+  const Algorithm algo = algorithm(ctx.gpu, product, a, b, d, spec, m, in, f32, spec.bias);
+  if (!algo) return false;
+  const float one = 1, zero = 0;
+  const cublasStatus_t status =
+      cublas_lt().cublasLtMatmul(ctx.gpu.cublas_lt, product.handle, &one, w.data.data(), a.handle, x, b.handle, &zero,
+                                 y.data, d.handle, y.data, d.handle, &*algo, workspace, kWorkspaceBytes, ctx.gpu.stream);
+  if (status != CUBLAS_STATUS_SUCCESS)
+    fail(ErrorKind::device, spec.name, ": cuBLASLt: status ", int(status), " for ", m, " rows and a weight of [",
+         spec.n, ", ", spec.k, "]");
+  if (f32 && round_to == DType::bf16)
+    launch(one_thread_each(ctx, m * spec.n), round_kernel, data<float>(y), m * spec.n);
+  return true;
 }
 }  // namespace
 
@@ -75,18 +94,24 @@ void cublas_linear(const OpContext& ctx, const View& x, const PackedWeight& w, c
     product.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     product.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, f32 ? CUDA_R_32F : CUDA_R_16BF);
   }
-  const MatrixLayout a(CUDA_R_16BF, spec.k, spec.n), b(CUDA_R_16BF, spec.k, m),
-      d(f32 ? CUDA_R_32F : CUDA_R_16BF, spec.n, m);
-  const cublasLtMatmulAlgo_t algo = algorithm(ctx.gpu, product, a, b, d, spec, m, f32, bias != nullptr);
-  const float one = 1, zero = 0;
-  const cublasStatus_t status = cublas_lt().cublasLtMatmul(ctx.gpu.cublas_lt, product.handle, &one, w.data.data(),
-                                                           a.handle, x.data, b.handle, &zero, y.data, d.handle, y.data,
-                                                           d.handle, &algo, workspace, kWorkspaceBytes, ctx.gpu.stream);
-  if (status != CUBLAS_STATUS_SUCCESS)
-    fail(ErrorKind::device, spec.name, ": cuBLASLt: status ", int(status), " for ", m, " rows and a weight of [",
-         spec.n, ", ", spec.k, "]");
-  if (f32 && round_to == DType::bf16)
-    launch(one_thread_each(ctx, m * spec.n), round_kernel, data<float>(y), m * spec.n);
+  if (!multiply(ctx, product, CUDA_R_16BF, x.data, m, w, y, round_to, workspace))
+    fail(ErrorKind::device, spec.name, ": cuBLASLt has no kernel for ", m, " rows and a weight of [", spec.n, ", ", spec.k,
+         "] in BF16");
+}
+
+bool cublas_fp8_linear(const OpContext& ctx, const QuantisedRows& x, int64_t m, const PackedWeight& w, const View& y,
+                       DType round_to) {
+  Scratch scratch(ctx.work);
+  void* workspace = scratch.take_array<std::byte>(kWorkspaceBytes);
+  if (ctx.measuring()) return false;
+  ProductDescriptor product;
+  const int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  if (!product.set_if_known(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) ||
+      !product.set_if_known(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode))
+    return false;
+  product.set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(w.scales.data()));
+  product.set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(x.scales));
+  return multiply(ctx, product, CUDA_R_8F_E4M3, x.codes, m, w, y, round_to, workspace);
 }
 
 }  // namespace l4::cuda

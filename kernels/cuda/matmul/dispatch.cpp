@@ -5,6 +5,7 @@
 #include "kernels/cuda/matmul/generic.h"
 #include "kernels/cuda/matmul/grouped.h"
 #include "kernels/cuda/matmul/int4.h"
+#include "kernels/cuda/matmul/quantise.h"
 #include "kernels/cuda/matmul/small_m.h"
 #include "kernels/cuda/weight_layout.h"
 
@@ -28,14 +29,25 @@ bool has_bias(const PackedWeight* w) {
   return w && w->spec.bias;
 }
 
-// Weights only are quantised; more rows than kSmallM.
+// FP8 weights and inputs, rows that the copy engine takes.
+bool is_fp8(const LinearSpec& spec) {
+  return spec.format == WeightFormat::fp8 && spec.input != InputFormat::as_is && spec.k % kCodesTogether == 0;
+}
+// More rows than kSmallM.
 MatmulKernel quantized_linear_kernel(const LinearSpec& spec, int64_t n_rows) {
+  if (is_fp8(spec) && spec.n % kGateBlock == 0 && !spec.bias) return MatmulKernel::fp8;
   if (has_int4_groups(spec) && spec.k % kInt4Columns == 0 && spec.n % 2 == 0 && !spec.bias && n_rows <= kInt4LinearRows)
     return MatmulKernel::int4;
   return is_dequantizable(spec) ? MatmulKernel::dequantized : MatmulKernel::generic;
 }
 void note_quantized(FfnShape& s, DType a, const PackedWeight* shared, const PackedWeight* experts) {
-  auto plain = [](const PackedWeight* w) { return is_bf16(w) || is_dequantizable(w->spec); };
+  // k of the other half is looked at as well: both halves are to come to the same answer.
+  auto width = [](const LinearSpec& spec) { return spec.gated ? spec.n / 2 : spec.n; };
+  auto grouped = [&](const PackedWeight* w) {
+    return is_bf16(w) || (is_fp8(w->spec) && width(w->spec) % kCodesTogether == 0);
+  };
+  auto plain = [&](const PackedWeight* w) { return grouped(w) || is_dequantizable(w->spec); };
+  s.grouped = a == DType::bf16 && grouped(shared) && grouped(experts);
   s.dequantizable = a == DType::bf16 && plain(shared) && plain(experts);
   s.int4 = a == DType::bf16 && has_int4_groups(shared->spec) &&
            (!experts || (has_int4_groups(experts->spec) && experts->spec.group == shared->spec.group));
@@ -43,6 +55,7 @@ void note_quantized(FfnShape& s, DType a, const PackedWeight* shared, const Pack
 MatmulKernel quantized_ffn_kernel(const FfnShape& s, int64_t n_rows) {
   const bool stages =
       s.d % kInt4Columns == 0 && s.f_shared % kInt4Columns == 0 && s.f_experts % kInt4Columns == 0;
+  if (s.grouped) return MatmulKernel::grouped;
   if (s.int4 && stages && n_rows <= kInt4FfnRows) return MatmulKernel::int4;
   return s.dequantizable ? MatmulKernel::dequantized : MatmulKernel::generic;
 }
@@ -56,6 +69,8 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
       return "small_m";
     case MatmulKernel::cublaslt:
       return "cublaslt";
+    case MatmulKernel::fp8:
+      return "fp8";
     case MatmulKernel::grouped:
       return "grouped";
     case MatmulKernel::int4:
@@ -64,6 +79,11 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
       return "dequantized";
   }
   return "";
+}
+
+bool have_same_order(const std::string& up, const std::string& down) {
+  auto by_expert = [](const std::string& name) { return name == "grouped" || name == "int4" || name == "dequantized"; };
+  return up == down || (by_expert(up) && by_expert(down));
 }
 
 MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
@@ -134,6 +154,9 @@ bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
       return small_m_linear(ctx, x, w, y, round_to, peers);
     case MatmulKernel::cublaslt:
       cublas_linear(ctx, x, w, y, round_to);
+      return false;
+    case MatmulKernel::fp8:
+      fp8_linear(ctx, x, w, y, round_to);
       return false;
     case MatmulKernel::int4:
       if (y.dtype == DType::bf16)

@@ -2,6 +2,8 @@
 // of a graph, and ffn_up and ffn_down of a layer come to the same answer, on which the order of act_routed depends.
 #pragma once
 
+#include <string>
+
 #include "kernels/cuda/ops.h"
 
 namespace l4::cuda {
@@ -10,11 +12,14 @@ enum class MatmulKernel : uint8_t {
   generic,   // generic.cu: any type, format, shape and alignment
   small_m,   // small_m.cu: at most kSmallM rows, bound by the bytes of the weights
   cublaslt,  // cublas.cu: bfloat16, more rows, one matrix
-  grouped,   // grouped.cu: bfloat16, more rows, the feed-forward stages
+  fp8,       // FP8 weights and inputs, more rows, one matrix: cublas.cu, or where that has no kernel grouped_fp8.cu
+  grouped,   // grouped_ffn.cpp: bfloat16, FP8 weights and inputs, more rows, the feed-forward stages
   int4,         // int4.cu: INT4 weights and bfloat16 input, more rows than kSmallM
   dequantized,  // dequantize.cu, then cublaslt or grouped: quantised weights and bfloat16 input, even more, or other shapes
 };
 const char* matmul_kernel_name(MatmulKernel);
+// Of a feed-forward block, by their names: whether one's ffn_down takes the rows of experts as the other's ffn_up leaves them.
+bool have_same_order(const std::string& up, const std::string& down);
 
 constexpr int64_t kSmallM = 16;
 
@@ -27,7 +32,8 @@ struct FfnShape {
   bool bf16 = false;  // activations and all weights, and no input to be quantised
   bool bias = false;
   // bfloat16 activations, and weights
-  bool dequantizable = false;  // that are bfloat16, or can become so
+  bool grouped = false;        // that are bfloat16, or FP8 with input that is quantised too
+  bool dequantizable = false;  // the same, or such that can become bfloat16
   bool int4 = false;           // in int4 with groups that int4.cu takes, of one size
 };
 FfnShape ffn_shape(const FfnUpArgs&);

@@ -7,13 +7,18 @@ namespace l4::cuda {
 
 constexpr int64_t kGroupedExperts = 255;  // experts a rank may have here
 
-// bfloat16, D and F multiples of 8, top_k 1 (or no experts). Both activations in the order of the expert groups.
+// Activations in bfloat16, top_k 1 (or no experts), D and F multiples of 8, weights without bias: bfloat16, or FP8 with their
+// input quantised and D and F multiples of 16. Both activations in the order of the expert groups, whatever the formats.
 void grouped_ffn_up(const OpContext&, const FfnUpArgs&);
 void grouped_ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
 // The same with weights of which some or all are such as is_dequantizable() says. Those take up to `scratch_bytes`, or an
 // expert's and the shared one's.
 void dequantized_ffn_up(const OpContext&, const FfnUpArgs&, int64_t scratch_bytes = kDequantizedBytes);
 void dequantized_ffn_down(const OpContext&, const FfnDownArgs&, const View& y, int64_t scratch_bytes = kDequantizedBytes);
+
+// x [M, k] bfloat16, to be quantised, times FP8 weights without bias, k a multiple of 16 and n of 8; y bfloat16 or float32. By
+// cuBLASLt where it has a kernel.
+void fp8_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
 
 // How the tokens of a group are cut into tiles (columns of its product): as few as kMaxTokens allows, of even width, a
 // multiple of 16. Pure; the device uses it with counts that only it knows.

@@ -27,9 +27,9 @@ struct Shape {
   static constexpr uint32_t kStageBytes = kWeightBytes + kMaxTokens * kRowBytes;
   static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes;
 };
-// More than kNarrowRows rows of a step. 1024 tokens of a band are 10 MB at k = 5120 in bfloat16.
+// More than kNarrowRows rows of a step. The tokens of a band are 10 MB at k = 5120.
 template <int kElementBytes>
-using WideShape = Shape<kElementBytes, 256, 64, 4, 2, 4>;
+using WideShape = Shape<kElementBytes, 256, 64, 4, 2, 8 / kElementBytes>;
 template <int kElementBytes>
 using NarrowShape = Shape<kElementBytes, kNarrowTokens, 16, 8, 1, 8>;
 

@@ -152,13 +152,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply_any<kInt4Widths - 1, kGroups>(which_width(tile), tile.n_steps, warp_rows, lane, ring, d);
     };
     if constexpr (up) {
-      const Scores<S> scores = scores_of<S>(w, r, tile, lane);
+      const auto scores = scores_of<S>(w, r, tile, lane);
       make();
-      finish_up<S>(w, r, tile, tile.row + warp_rows, lane, scores, d);
+      finish_up<S::kMaxTokens>(w, r, tile, tile.row + warp_rows, lane, scores, d);
     } else {
-      const Rows<S> rows = rows_of<S>(r, tile, lane);
+      const auto rows = rows_of<S>(r, tile, lane);
       make();
-      finish_down<S>(w, r, tile, tile.row + warp_rows, lane, rows, d);
+      finish_down<S::kMaxTokens>(w, r, tile, tile.row + warp_rows, lane, rows, d);
     }
   });
 }
@@ -285,7 +285,7 @@ void int4_ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   Results r;
   const int32_t* rows = nullptr;
   if (args.experts) {
-    const Arranged at = arrange(scratch, ctx, args.route, args.first_expert, w.n_experts, View{});
+    const Arranged at = arrange(scratch, ctx, args.route, args.first_expert, w.n_experts);
     w.begin = at.groups.begin;
     r.scores = at.groups.scores;
     rows = at.rows;
@@ -303,7 +303,7 @@ void int4_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y)
   Work w = work_of(*args.shared, args.experts, y.rows(), S::kTileK);
   Results r;
   if (args.experts) {
-    const Arranged at = arrange(scratch, ctx, args.route, args.first_expert, w.n_experts, View{});
+    const Arranged at = arrange(scratch, ctx, args.route, args.first_expert, w.n_experts);
     r.rows = at.rows;
     w.begin = at.groups.begin;
     w.all_rows = false;

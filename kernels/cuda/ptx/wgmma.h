@@ -1,5 +1,5 @@
 // Matrix instructions of a warpgroup (4 warps, the first a multiple of 4), asynchronous: d [64, kN] f32 += a [64, 16] b
-// [16, kN], a and b bfloat16, from shared memory through descriptors; a also from registers.
+// [16, kN], a and b bfloat16, from shared memory through descriptors; a also from registers. Or a [64, 32] b [32, kN] in E4M3.
 //
 //   wgmma_fence();                                   // before the first, and after registers of d or a were written
 //   for (k...) wgmma<128>(d, a_descriptor, b_descriptor, k > 0);
@@ -151,6 +151,30 @@ __device__ inline void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_
   else if constexpr (kN == 256) L4_WGMMA_REGISTERS(256, 128, 128, 129, 130, 131, 132, 133, 134);
   else static_assert(kN < 0, "8, or a multiple of 16 up to 256");
 }
+
+// d = a b (+ d where accumulate) of E4M3, both k-major in shared memory; 32 columns of k, as many bytes as 16 of bfloat16.
+// Within an instruction and from one to the next the sums keep about 14 bits (DeepSeek-V3's report, 3.3.2): who adds up
+// many begins anew every 128 columns and adds what came out in float32.
+#define L4_WGMMA_E4M3(n, r, p0, p1, p2)                                                                   \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #p2 ", 0;\n"                                          \
+               "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" L4_PLACES_##r "}, "           \
+               "%" #p0 ", %" #p1 ", p, 1, 1;\n}"                                                          \
+               : L4_OUT_##r(0)                                                                            \
+               : "l"(a), "l"(b), "r"(int(accumulate)))
+template <int kN>
+__device__ inline void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
+  if constexpr (kN == 8) L4_WGMMA_E4M3(8, 4, 4, 5, 6);
+  else if constexpr (kN == 16) L4_WGMMA_E4M3(16, 8, 8, 9, 10);
+  else if constexpr (kN == 32) L4_WGMMA_E4M3(32, 16, 16, 17, 18);
+  else if constexpr (kN == 48) L4_WGMMA_E4M3(48, 24, 24, 25, 26);
+  else if constexpr (kN == 64) L4_WGMMA_E4M3(64, 32, 32, 33, 34);
+  else if constexpr (kN == 80) L4_WGMMA_E4M3(80, 40, 40, 41, 42);
+  else if constexpr (kN == 96) L4_WGMMA_E4M3(96, 48, 48, 49, 50);
+  else if constexpr (kN == 112) L4_WGMMA_E4M3(112, 56, 56, 57, 58);
+  else if constexpr (kN == 128) L4_WGMMA_E4M3(128, 64, 64, 65, 66);
+  else static_assert(kN < 0, "8, or a multiple of 16 up to 128");
+}
+#undef L4_WGMMA_E4M3
 #undef L4_PLACES_4
 #undef L4_OUT_4
 #undef L4_PLACES_8

@@ -87,7 +87,7 @@ struct Mbarrier {  // of one address in shared memory
 
 struct WgmmaOperands {  // the same in all threads of the warpgroup
   int n = 0;
-  bool a_in_registers = false, b_mn_major = false, accumulate = false;
+  bool a_in_registers = false, b_mn_major = false, accumulate = false, e4m3 = false;
   uint64_t a = 0, b = 0;  // descriptors
   bool operator==(const WgmmaOperands&) const = default;
 };

@@ -48,10 +48,10 @@ struct Wgmma {
   }
 };
 
-template <int kN, Major kMajorOfB>
+template <int kN, Major kMajorOfB, bool kE4m3 = false>
 void issue(float* d, const uint32_t* a_registers, uint64_t a, uint64_t b, bool accumulate, emulation::Where where) {
   static_assert(kN == 8 || (kN > 0 && kN % 16 == 0 && kN <= 256));
-  Wgmma w{{kN, a_registers != nullptr, kMajorOfB == Major::mn, accumulate, a, b}, d, a_registers, where};
+  Wgmma w{{kN, a_registers != nullptr, kMajorOfB == Major::mn, accumulate, kE4m3, a, b}, d, a_registers, where};
   emulation::block().meet_warpgroup("wgmma", &w, Wgmma::complete, where);
 }
 
@@ -64,6 +64,10 @@ inline void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate, L
 template <int kN, Major kMajorOfB = Major::k>
 inline void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate, L4_WHERE) {
   emulated::issue<kN, kMajorOfB>(d, a, 0, b, accumulate, where);
+}
+template <int kN>
+inline void wgmma_e4m3(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate, L4_WHERE) {
+  emulated::issue<kN, Major::k, true>(d, nullptr, a, b, accumulate, where);
 }
 
 }  // namespace l4::cuda

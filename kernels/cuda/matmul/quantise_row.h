@@ -1,0 +1,75 @@
+// One row of bfloat16 to FP8 codes, by a block.
+#pragma once
+
+#include "kernels/cuda/device/math.h"
+#include "kernels/cuda/matmul/quantise.h"
+#include "kernels/cuda/ptx/to_fp8.h"
+#include "quant/fp8.h"
+
+namespace l4::cuda {
+
+// Largest over a block of kThreads threads, in every thread. NaN is not looked for. All threads must call it, once.
+template <int kThreads>
+__device__ inline float block_max(float v) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ float parts[kWarps];
+  v = warp_max(v);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) v = fmaxf(v, parts[w]);
+  return v;
+}
+
+// Two bfloat16 of a word.
+__device__ inline float2 both_of(uint32_t pair) {
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
+}
+__device__ inline void raise(float& largest, const uint4& v) {
+#pragma unroll
+  for (uint32_t pair : {v.x, v.y, v.z, v.w}) {
+    const float2 x = both_of(pair);
+    largest = fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y)));
+  }
+}
+// x / scale rounds as the reference's division does.
+__device__ inline uint2 codes_of(const uint4& v, float scale) {
+  auto four = [&](uint32_t low, uint32_t high) {
+    const float2 a = both_of(low), b = both_of(high);
+    return uint32_t(fp8_pair(a.x / scale, a.y / scale)) | uint32_t(fp8_pair(b.x / scale, b.y / scale)) << 16;
+  };
+  return make_uint2(four(v.x, v.y), four(v.z, v.w));
+}
+
+// x [k] to codes [k] and *scale, by the whole block, once a kernel. Rows of up to kKept columns are read once.
+template <int kThreads>
+__device__ inline void quantise_row(const bf16* x, int k, float one_scale, uint8_t* codes, float* scale) {
+  constexpr int kPasses = 4, kStride = kThreads * int(kCodesTogether), kKept = kPasses * kStride;
+  const int first = int(threadIdx.x) * int(kCodesTogether);
+  const uint4 nothing = make_uint4(0, 0, 0, 0);
+  auto load = [&](int i, int half) { return i < k ? reinterpret_cast<const uint4*>(x + i)[half] : nothing; };
+  auto store = [&](int i, const uint4& v0, const uint4& v1, float s) {
+    if (i >= k) return;
+    const uint2 a = codes_of(v0, s), b = codes_of(v1, s);
+    *reinterpret_cast<uint4*>(codes + i) = make_uint4(a.x, a.y, b.x, b.y);
+  };
+  uint4 kept[kPasses][2];
+#pragma unroll
+  for (int p = 0; p < kPasses; ++p)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) kept[p][half] = load(first + p * kStride, half);
+  float s = one_scale;
+  if (s == 0) {
+    float largest = 0;
+#pragma unroll
+    for (int p = 0; p < kPasses; ++p) raise(largest, kept[p][0]), raise(largest, kept[p][1]);
+    for (int i = first + kKept; i < k; i += kStride) raise(largest, load(i, 0)), raise(largest, load(i, 1));
+    s = fp8_scale(block_max<kThreads>(largest));
+  }
+  if (threadIdx.x == 0) *scale = s;
+#pragma unroll
+  for (int p = 0; p < kPasses; ++p) store(first + p * kStride, kept[p][0], kept[p][1], s);
+  for (int i = first + kKept; i < k; i += kStride) store(i, load(i, 0), load(i, 1), s);
+}
+
+}  // namespace l4::cuda
