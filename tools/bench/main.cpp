@@ -75,6 +75,8 @@ int decode_main(int argc, char** argv) {
   add_list_flag(flags, "--context", "tokens in the KV cache before the first step (default 1K)", 1, kMostTokens,
                 &o.contexts);
   flags.size("-n,--n-gen", "steps, each one sample (default 200)", &o.n_steps, 1);
+  flags.size("-b,--batch-size", "rows of the largest step that fills the cache (default 512 on the CPU, 8192 on GPUs)",
+             &o.fill_rows, 1);
   add_repeat_flags(flags, o.common, "not used: each step is a sample");
   return parse_and_run(flags, o, run_decode, argc, argv);
 }

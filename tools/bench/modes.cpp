@@ -154,7 +154,7 @@ void run_decode(const DecodeOptions& o) {
   std::vector<BenchModel> models = open_models(o.common);
   Bench bench(o.common);
   SessionOptions sizes;
-  sizes.batch_tokens = bench.default_batch_tokens();
+  sizes.batch_tokens = o.fill_rows > 0 ? o.fill_rows : bench.default_batch_tokens();
   sizes.max_sequences = sizes.most_live = largest(o.batches);
   sizes.max_context = largest(o.contexts) + kWatchedSteps + kWarmSteps + o.n_steps;
   sizes.total_context = sizes.most_live * sizes.max_context;
