@@ -94,7 +94,8 @@ TEST_CASE("cuda random weights: INT4's codes and scales, however the tensor is c
     int64_t n, k, n_experts, group;
     bool gated, transposed;
   };
-  for (const Case& c : {Case{32, 256, 1, 32, true, false}, Case{18, 96, 2, 32, false, true}, Case{32, 512, 3, 128, true, true}}) {
+  for (const Case& c :
+       {Case{32, 256, 1, 32, true, false}, Case{18, 96, 2, 32, false, true}, Case{32, 512, 3, 128, true, true}}) {
     CAPTURE(c.n);
     CAPTURE(c.k);
     const LinearSpec spec{"w", c.n, c.k, c.n_experts, c.gated, false, WeightFormat::int4, c.group};
@@ -125,13 +126,15 @@ TEST_CASE("cuda random weights: INT4's codes and scales, however the tensor is c
       for (int64_t n = 0; n < c.n; ++n) {
         const int64_t row = cuda::packed_row(spec, n);
         for (int64_t k = 0; k < c.k; ++k) {
-          const BFloat16 scale = scales[size_t(e * tile_rows * groups + cuda::group_scale_at(row, k / c.group, groups))];
+          const BFloat16 scale =
+              scales[size_t(e * tile_rows * groups + cuda::group_scale_at(row, k / c.group, groups))];
           wrong += scale.bits != to_bf16(random_int4_scale(kTensor, index(e, n, k / c.group * c.group))).bits;
           const uint32_t word = words[size_t((e * c.n + row) * c.k / 8 + cuda::word_at(k / 8, c.k))];
           const int code = int(word >> cuda::shift_of(k % 8) & 15) - 8;
           ++counts[code];
           wrong += code != random_int4_code(kTensor, index(e, n, k), 1 / to_float(scale));
-          most = std::max(most, std::abs(double(code) * double(to_float(scale)) - double(random_weight(kTensor, index(e, n, k)))));
+          most = std::max(
+              most, std::abs(double(code) * double(to_float(scale)) - double(random_weight(kTensor, index(e, n, k)))));
         }
       }
     CHECK(wrong == 0);
@@ -143,7 +146,8 @@ TEST_CASE("cuda random weights: INT4's codes and scales, however the tensor is c
 }
 
 namespace {
-std::vector<float> logits_of(const ModelConfig& config, const SyntheticFormat& format, DType dtype, std::vector<int> gpus) {
+std::vector<float> logits_of(const ModelConfig& config, const SyntheticFormat& format, DType dtype,
+                             std::vector<int> gpus) {
   ExecutorOptions options;
   options.gpus = std::move(gpus);
   options.dtype = dtype;
@@ -170,7 +174,8 @@ TEST_CASE("cuda random weights: models in every format give the CPU's logits") {
       CAPTURE(name);
       CAPTURE(std::string(dtype_name(dtype)));
       const SyntheticFormat format = synthetic_format(name, 64);
-      const std::vector<float> ours = logits_of(config, format, dtype, {0}), theirs = logits_of(config, format, dtype, {});
+      const std::vector<float> ours = logits_of(config, format, dtype, {0}),
+                               theirs = logits_of(config, format, dtype, {});
       REQUIRE(ours.size() == theirs.size());
       double distance = 0, size = 0;
       for (size_t i = 0; i < ours.size(); ++i) {
