@@ -109,8 +109,9 @@ struct NamedFormat {
   WeightFormat attention, shared, routed, head;
 };
 constexpr WeightFormat kB = WeightFormat::bf16, k8 = WeightFormat::fp8, k4 = WeightFormat::int4;
-constexpr NamedFormat kFormats[] = {{"bf16", kB, kB, kB, kB},     {"fp8", k8, k8, k8, kB},      {"fp8-ffn", kB, k8, k8, kB},
-                                    {"fp8-experts", kB, kB, k8, kB}, {"int4", k4, k4, k4, kB}, {"int4-ffn", kB, k4, k4, kB},
+constexpr NamedFormat kFormats[] = {{"bf16", kB, kB, kB, kB},    {"fp8", k8, k8, k8, kB},
+                                    {"fp8-ffn", kB, k8, k8, kB}, {"fp8-experts", kB, kB, k8, kB},
+                                    {"int4", k4, k4, k4, kB},    {"int4-ffn", kB, k4, k4, kB},
                                     {"int4-mix", k8, k4, k4, k8}};
 
 }  // namespace
@@ -162,7 +163,12 @@ class Maker {
 
   Maker(const Tensors& tensors, const SyntheticWeights& source, uint64_t seed, Backend& backend, DType activation,
         const std::function<void(uint64_t)>& on_bytes)
-      : tensors_(tensors), source_(source), seed_(seed), backend_(backend), activation_(activation), on_bytes_(on_bytes) {}
+      : tensors_(tensors),
+        source_(source),
+        seed_(seed),
+        backend_(backend),
+        activation_(activation),
+        on_bytes_(on_bytes) {}
 
   void operator()(const char* part, const TensorPlan& plan, Tensor& into) {
     if (plan.tensor.empty()) return;

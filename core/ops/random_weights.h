@@ -20,9 +20,9 @@ L4_HOST_DEVICE inline float random_weight(const RandomTensor& tensor, int64_t in
   return float(int32_t(bits) - (1 << 23)) * 0x1p-23f * tensor.spread + tensor.centre;
 }
 
-// INT4 of these values: of each the code nearest to value / scale, of -7..7 alone, so that products have no drift. Scales are
-// a 15th of the values' range, give or take an eighth so that groups differ; this one is that of the group whose first element
-// is element `first`, not rounded to BF16 yet.
+// INT4 of these values: of each the code nearest to value / scale, of -7..7 alone, so that products have no drift.
+// Scales are a 15th of the values' range, give or take an eighth so that groups differ; this one is that of the group
+// whose first element is element `first`, not rounded to BF16 yet.
 L4_HOST_DEVICE inline float random_int4_scale(const RandomTensor& tensor, int64_t first) {
   return tensor.spread * (2 / 15.0f) * random_weight({~tensor.key, 1, 0.125f}, first);
 }

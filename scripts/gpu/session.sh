@@ -14,6 +14,8 @@
 # real-width   transformers in float32 and bfloat16 against l4, on all GPUs     1-2             85        200
 # loader       storage's rate, cold and warm loads                              1-2             80        200
 # bench        the tables of NOTES.md: 16 layers on one H100, Scout on two H200 1-2             90        200
+# formats      FP8 and INT4 at full size, the rows that these GPUs have   1-2            100        240
+# load         Scout in INT4 from files in memory to the first token        1             45        120
 # sanitizer    memcheck, racecheck of each family of stage tests, 6 at a time     1            260        400
 #
 # All on one GPU: about 8 minutes; on two: ceilings gpu-test demo checkpoint real-width loader bench, about 6. The machine's
@@ -22,10 +24,11 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 
-ALL=(ceilings gpu-test demo checkpoint real-width loader bench sanitizer)
-declare -A ESTIMATE=([ceilings]=15 [gpu-test]=45 [demo]=50 [checkpoint]=25 [real-width]=85 [loader]=80 [bench]=90 [sanitizer]=260)
+ALL=(ceilings gpu-test demo checkpoint real-width loader bench formats load sanitizer)
+declare -A ESTIMATE=([ceilings]=15 [gpu-test]=45 [demo]=50 [checkpoint]=25 [real-width]=85 [loader]=80 [bench]=90 [formats]=100
+                     [load]=45 [sanitizer]=260)
 declare -A AT_MOST=([ceilings]=60 [gpu-test]=150 [demo]=150 [checkpoint]=90 [real-width]=200 [loader]=200 [bench]=200
-                    [sanitizer]=400)
+                    [formats]=240 [load]=120 [sanitizer]=400)
 LIMIT=${LIMIT:-570}  # of the whole script
 SECONDS=0
 
@@ -125,18 +128,58 @@ section_loader() {
     ${TRIAL:+--share 0} | tee -a "$OUT/results.jsonl"
 }
 
+bench() { timeout -k 5 90 "$WORK/bin/l4-bench" "$@" -o jsonl -oe md >> "$OUT/bench.jsonl" || status=$?; }  # sets status
+
 section_bench() {
-  local status=0 scout=(-m scout --synthetic -o jsonl) layers=(--layers 16)
-  bench() { timeout -k 5 90 "$WORK/bin/l4-bench" "$@" -oe md >> "$OUT/bench.jsonl" || status=$?; }
+  local status=0 scout=(-m scout --synthetic) layers=(--layers 16)
   if [ -n "$TRIAL" ]; then
-    bench decode -m tiny --synthetic -o jsonl --device cpu --batch 1,2 --context 32 -n 4
+    bench decode -m tiny --synthetic --device cpu --batch 1,2 --context 32 -n 4
     return $status
   fi
   two && layers=(-tp 2)
   bench decode "${scout[@]}" "${layers[@]}" --batch 1 --context 1K,8K -n 100
   bench decode "${scout[@]}" "${layers[@]}" --batch 8,32,64 --context 1K -n 50
   bench prefill "${scout[@]}" "${layers[@]}" -p 8K
-  if l4 l4-bench op --help >/dev/null 2>&1; then bench op -m scout --synthetic -o jsonl; else echo "this l4-bench has no op"; fi
+  if l4 l4-bench op --help >/dev/null 2>&1; then bench op -m scout --synthetic; else echo "this l4-bench has no op"; fi
+  return $status
+}
+
+# Everything at full size with an FP8 cache; experts alone: 16 and 32 rows each.
+section_formats() {
+  local status=0 fp8=(--synthetic --format fp8 --kv-cache-dtype fp8) mix=(--synthetic --format int4-mix --kv-cache-dtype fp8)
+  local h200=
+  nvidia-smi -L 2>/dev/null | grep -q H200 && h200=yes
+  if [ -n "$TRIAL" ]; then
+    bench decode -m tiny "${mix[@]}" --device cpu --batch 1,2 --context 32 -n 4
+    bench op -m tiny "${mix[@]}" --device cpu --routing uniform --experts-alone --batch 32 --context 32 -r 2
+    return $status
+  fi
+  if two; then
+    bench decode -m scout "${fp8[@]}" -tp 2 --batch 1 --context 1K -n 100
+    [ -n "$h200" ] && bench decode -m maverick "${mix[@]}" -tp 2 --batch 1 --context 1K -n 100
+    return $status
+  fi
+  bench decode -m scout "${mix[@]}" --batch 1,8,32,64 --context 1K -n 50
+  if [ -n "$h200" ]; then
+    bench decode -m scout "${fp8[@]}" --batch 1,8,32,64 --context 1K -n 50
+    bench prefill -m scout "${fp8[@]}" -p 8K
+  else
+    bench prefill -m scout "${mix[@]}" -p 8K
+    bench op -m scout "${mix[@]}" --routing uniform --experts-alone --batch 256,512 --context 16
+  fi
+  return $status
+}
+
+section_load() {
+  local status=0 dir=/dev/shm/l4-session need=66 words=(--format int4-mix)
+  [ -n "$TRIAL" ] && need=1 words+=(-m tiny)
+  rm -rf "$dir" && mkdir -p "$dir"
+  trap "rm -rf $dir/model; umount $dir 2>/dev/null; rmdir $dir" EXIT
+  if [ "$(df --output=avail -BG "$dir" | tail -1 | tr -dc 0-9)" -lt "$need" ]; then
+    mount -t tmpfs -o size=${need}g tmpfs "$dir" || missing "/dev/shm has less than $need GB"
+  fi
+  l4 l4-bench write-checkpoint "$dir/model" "${words[@]}" || return
+  bench load -m "$dir/model" --device "$DEVICE"
   return $status
 }
 
@@ -217,7 +260,7 @@ for name in "${sections[@]}"; do
   run_section "$name"
 done
 [ -n "$background" ] && wait "$background"
-for name in ceilings bench; do  # tables for people
+for name in ceilings bench formats load; do  # tables for people
   [[ " ${sections[*]} " == *" $name "* ]] && head -c 5000 "$WORK/logs/$name"
 done
 "$PYTHON" scripts/gpu/summary.py "$OUT/results.jsonl"

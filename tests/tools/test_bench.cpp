@@ -236,12 +236,13 @@ TEST_CASE("l4-bench: formats, in whole steps and in stages") {
   CHECK(text(steps[0], "format") == "int4-mix g32");
   CHECK(text(results_of(words + kTiny)[0], "format") == "bf16");
   // An unquantised model whose attention and head are quantised as it is loaded.
-  const std::vector<std::string> loaded = {"--format", "int4-ffn", "--group-size", "32", "--attn-dtype", "fp8", "--head-dtype",
-                                           "fp8",      "--kv-cache-dtype", "fp8"};
+  const std::vector<std::string> loaded = {"--format",     "int4-ffn", "--group-size",     "32", "--attn-dtype", "fp8",
+                                           "--head-dtype", "fp8",      "--kv-cache-dtype", "fp8"};
   const Json same = results_of(words + kTiny + loaded)[0];
   CHECK(text(same, "format") == "int4-mix g32");
-  // A byte a weight and four a row of attention and head; half a byte and two for 32 weights of the shared and one routed
-  // expert; the router; a token's K and V with their scales, of 9 tokens, five to warm up and 1.5, and what is written.
+  // A byte a weight and four a row of attention and head; half a byte and two for 32 weights of the shared and one
+  // routed expert; the router; a token's K and V with their scales, of 9 tokens, five to warm up and 1.5, and what is
+  // written.
   const double attention = 256 * 512 + 4 * 512 + 256 * 256 + 4 * 256, expert = 3 * 512 * 256 * (0.5 + 2.0 / 32);
   const double kv = 2 * 2 * (64 + 2), head = 2048 * 256 + 4 * 2048;
   const double bytes = 4 * (attention + 2 * expert + 2 * 16 * 256 + kv * (9 + 5 + 1.5 + 1)) + head;
@@ -275,7 +276,8 @@ TEST_CASE("bench: a config.json that is read as the config it was made of") {
     const auto a = expected_tensors(made), b = expected_tensors(read);
     REQUIRE(a.size() == b.size());
     for (size_t i = 0; i < a.size(); ++i) CHECK((a[i].name == b[i].name && a[i].shape == b[i].shape));
-    for (size_t l = 0; l < made.text.layers.size(); ++l) CHECK(made.text.layers[l].attention == read.text.layers[l].attention);
+    for (size_t l = 0; l < made.text.layers.size(); ++l)
+      CHECK(made.text.layers[l].attention == read.text.layers[l].attention);
     CHECK(read.text.rope.factor == made.text.rope.factor);
     CHECK(read.eos_ids == made.eos_ids);
     CHECK(read.image_token_id == made.image_token_id);

@@ -68,13 +68,14 @@ TEST_CASE("bench roofline: decode is roofline.py's, in every format") {
     std::string group = "128";
   };
   const DType bf16 = DType::bf16, fp8 = DType::f8_e4m3;
-  for (const Case& c : {Case{"scout", "bf16", "bf16", 1, bf16}, Case{"scout", "bf16", "bf16", 2, bf16},
-                        Case{"maverick", "bf16", "bf16", 1, bf16}, Case{"maverick", "bf16", "bf16", 2, bf16},
-                        Case{"scout", "fp8", "fp8", 1, fp8}, Case{"scout", "fp8", "fp8", 2, bf16},
-                        Case{"scout", "fp8-ffn", "fp8-ffn", 1, bf16}, Case{"maverick", "fp8", "fp8", 1, fp8},
-                        Case{"maverick", "fp8-experts", "fp8-routed", 2, bf16}, Case{"scout", "int4", "int4", 1, bf16, "32"},
-                        Case{"scout", "int4-ffn", "int4-ffn", 1, bf16}, Case{"scout", "int4-mix", "int4-mix", 1, fp8},
-                        Case{"maverick", "int4-mix", "int4-mix", 2, fp8}, Case{"maverick", "int4", "int4", 2, bf16, "64"}}) {
+  for (const Case& c :
+       {Case{"scout", "bf16", "bf16", 1, bf16}, Case{"scout", "bf16", "bf16", 2, bf16},
+        Case{"maverick", "bf16", "bf16", 1, bf16}, Case{"maverick", "bf16", "bf16", 2, bf16},
+        Case{"scout", "fp8", "fp8", 1, fp8}, Case{"scout", "fp8", "fp8", 2, bf16},
+        Case{"scout", "fp8-ffn", "fp8-ffn", 1, bf16}, Case{"maverick", "fp8", "fp8", 1, fp8},
+        Case{"maverick", "fp8-experts", "fp8-routed", 2, bf16}, Case{"scout", "int4", "int4", 1, bf16, "32"},
+        Case{"scout", "int4-ffn", "int4-ffn", 1, bf16}, Case{"scout", "int4-mix", "int4-mix", 1, fp8},
+        Case{"maverick", "int4-mix", "int4-mix", 2, fp8}, Case{"maverick", "int4", "int4", 2, bf16, "64"}}) {
     CAPTURE(c.model);
     CAPTURE(c.format);
     CAPTURE(c.n_gpus);
@@ -85,9 +86,11 @@ TEST_CASE("bench roofline: decode is roofline.py's, in every format") {
     // Scales of a row-parallel linear are on every rank, those of others on one.
     const double n = c.n_gpus, moe = c.model == "scout" ? 48 : 24, dense_rows = (48 - moe) * (32768 + n * 5120);
     const auto scales = [&](WeightFormat f, double rows) { return f == WeightFormat::fp8 ? rows * kRowScale : 0; };
-    for (const Row& row : printed({"--weights", c.preset, "--group", c.group, "--kv", kv8 ? "fp8" : "bf16", "--model", c.model,
-                                   "--gpu", "h100", "--n-gpus", std::to_string(c.n_gpus), "--table", "decode", "--batch",
-                                   "1,8,32,64,256", "--context", "1K,8K,9K,128K", "--local-fill", "exact"})) {
+    for (const Row& row :
+         printed({"--weights",    c.preset, "--group", c.group,         "--kv",      kv8 ? "fp8" : "bf16",
+                  "--model",      c.model,  "--gpu",   "h100",          "--n-gpus",  std::to_string(c.n_gpus),
+                  "--table",      "decode", "--batch", "1,8,32,64,256", "--context", "1K,8K,9K,128K",
+                  "--local-fill", "exact"})) {
       const int64_t context = int64_t(parse_size(row.at("context")).value_or(0));
       const int64_t batch = parse_int(row.at("batch")).value_or(0);
       CAPTURE(context);
@@ -132,10 +135,14 @@ TEST_CASE("bench roofline: the limits that are quoted, all scales counted") {
 }
 
 TEST_CASE("bench roofline: prefill is roofline.py's, products in FP8 at their own rate") {
-  for (const auto& [model, format, preset] :
-       {std::tuple{"scout", "bf16", "bf16"}, {"maverick", "bf16", "bf16"}, {"scout", "fp8", "fp8"},
-        {"scout", "fp8-ffn", "fp8-ffn"}, {"scout", "int4-mix", "int4-mix"}, {"maverick", "fp8-experts", "fp8-routed"}})
-    for (const Row& row : printed({"--weights", preset, "--model", model, "--table", "prefill", "--context", "2K,8K,32K,128K"})) {
+  for (const auto& [model, format, preset] : {std::tuple{"scout", "bf16", "bf16"},
+                                              {"maverick", "bf16", "bf16"},
+                                              {"scout", "fp8", "fp8"},
+                                              {"scout", "fp8-ffn", "fp8-ffn"},
+                                              {"scout", "int4-mix", "int4-mix"},
+                                              {"maverick", "fp8-experts", "fp8-routed"}})
+    for (const Row& row :
+         printed({"--weights", preset, "--model", model, "--table", "prefill", "--context", "2K,8K,32K,128K"})) {
       const int64_t context = int64_t(parse_size(row.at("prompt")).value_or(0));
       CAPTURE(std::string(model));
       CAPTURE(std::string(format));

@@ -43,8 +43,8 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
 
 void add_synthetic_flags(Flags& flags, SyntheticOptions& o) {
   flags.number<int64_t>("--layers", "N", "the synthetic model's first N layers only", &o.n_layers, 1, 1000);
-  flags.value("--format", join(synthetic_format_names(), "|"), "how a synthetic model's weights are stored (default bf16)",
-              [&o](const std::string& name) {
+  flags.value("--format", join(synthetic_format_names(), "|"),
+              "how a synthetic model's weights are stored (default bf16)", [&o](const std::string& name) {
                 synthetic_format(name, 128);
                 o.format = name;
               });
@@ -353,15 +353,11 @@ void Bench::finish() {
                later >= before ? "+" : "", fixed(percent(later - before, before), 1), " %)");
   };
   const auto object = [](const Ceilings& c) {
-    return Json::Object{
-        {"read_bytes_per_s", c.read_bytes}, {"flops_per_s", c.flops}, {"fp8_flops_per_s", c.fp8_flops}};
+    return Json::Object{{"read_bytes_per_s", c.read_bytes}, {"flops_per_s", c.flops}, {"fp8_flops_per_s", c.fp8_flops}};
   };
-  const Json drift = Json::Object{{"test", "ceilings"},
-                                  {"build_commit", environment_.commit},
-                                  {"device", environment_.device},
-                                  {"test_time", utc_now()},
-                                  {"before", object(before_)},
-                                  {"after", object(after)}};
+  const Json drift =
+      Json::Object{{"test", "ceilings"},     {"build_commit", environment_.commit}, {"device", environment_.device},
+                   {"test_time", utc_now()}, {"before", object(before_)},           {"after", object(after)}};
   std::string products = line("BF16 products", before_.flops, after.flops, 1e12, "TFLOP/s");
   if (on_gpu()) products += ", " + line("FP8 products", before_.fp8_flops, after.fp8_flops, 1e12, "TFLOP/s");
   for (Reporter* to : {&out_, &err_}) {

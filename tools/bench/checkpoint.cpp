@@ -166,9 +166,8 @@ Pools make_pools(const convert::Plan& plan, uint64_t seed, ThreadPool& threads) 
     for (size_t which = 0; which < (item.scheme == Scheme::keep ? 1 : 2); ++which) pools[kind_of(item, which)];
   std::vector<Pools::value_type*> all;
   for (auto& pool : pools) all.push_back(&pool);
-  threads.parallel_items(int64_t(all.size()), [&](int64_t, int64_t i) {
-    all[size_t(i)]->second = make_pool(all[size_t(i)]->first, seed);
-  });
+  threads.parallel_items(int64_t(all.size()),
+                         [&](int64_t, int64_t i) { all[size_t(i)]->second = make_pool(all[size_t(i)]->first, seed); });
   return pools;
 }
 

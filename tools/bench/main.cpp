@@ -75,6 +75,8 @@ int decode_main(int argc, char** argv) {
   add_list_flag(flags, "--context", "tokens in the KV cache before the first step (default 1K)", 1, kMostTokens,
                 &o.contexts);
   flags.size("-n,--n-gen", "steps, each one sample (default 200)", &o.n_steps, 1);
+  flags.size("-b,--batch-size", "rows of the largest step that fills the cache (default 512 on the CPU, 8192 on GPUs)",
+             &o.fill_rows, 1);
   add_repeat_flags(flags, o.common, "not used: each step is a sample");
   return parse_and_run(flags, o, run_decode, argc, argv);
 }
@@ -115,7 +117,8 @@ int op_main(int argc, char** argv) {
   add_list_flag(flags, "-p,--n-prompt", "rows of steps that read a prompt from its beginning", 1, 1 << 20, &o.prompts);
   flags.number<int>("--rotate", "N", "layers whose weights take turns, so that no cache holds them (default 4)",
                     &o.n_layers, 1, 48);
-  flags.toggle("--experts-alone", "routed experts without the shared one: with --routing uniform --batch 256, 16 rows each",
+  flags.toggle("--experts-alone",
+               "routed experts without the shared one: with --routing uniform --batch 256, 16 rows each",
                &o.experts_alone);
   flags.toggle("--check,!--no-check", "compare with the CPU backend before anything is timed (default on)", &o.check);
   add_repeat_flags(flags, o.common, "how often each stage is run on all of these layers (default 20)");
@@ -124,7 +127,8 @@ int op_main(int argc, char** argv) {
 
 int load_main(int argc, char** argv) {
   LoadTimeOptions o;
-  Flags flags("l4-bench load", "Times a model's way from its files to the first token, from a start where nothing is warm.");
+  Flags flags("l4-bench load",
+              "Times a model's way from its files to the first token, from a start where nothing is warm.");
   flags.usage("l4-bench load -m DIR [-p N]");
   flags.group("What is measured");
   flags.size("-p,--n-prompt", "tokens of the prompt (default 16)", &o.n_prompt, 1);
@@ -133,8 +137,9 @@ int load_main(int argc, char** argv) {
 
 int write_main(int argc, char** argv) {
   WriteOptions o;
-  Flags flags("l4-bench write-checkpoint",
-              "Writes a made-up quantised model in l4-convert's layout, as fast as the disk takes it: to time its loading.");
+  Flags flags(
+      "l4-bench write-checkpoint",
+      "Writes a made-up quantised model in l4-convert's layout, as fast as the disk takes it: to time its loading.");
   flags.usage("l4-bench write-checkpoint DIR --format NAME [-m scout|maverick|tiny] [--layers N]");
   flags.examples("l4-bench write-checkpoint /dev/shm/scout --format int4-mix && l4-bench load -m /dev/shm/scout");
   flags.positional("DIR", "the folder to make", [&o](const std::string& path) { o.dir = path; });
@@ -172,6 +177,7 @@ int l4_bench_main(int argc, char** argv) {
   if (word == "write-checkpoint") return write_main(argc - 1, argv + 1);
   if (word == "ceilings") return ceilings_main(argc - 1, argv + 1);
   if (!word.empty() && word[0] != '-')
-    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word), "; expected decode, prefill, latency, load, op, ceilings, write-checkpoint or flags");
+    l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word),
+             "; expected decode, prefill, latency, load, op, ceilings, write-checkpoint or flags");
   return table_main(argc, argv);
 }

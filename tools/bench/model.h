@@ -31,8 +31,8 @@ class BenchModel {
   int64_t n_parameters = 0;
   const WeightSource& weights() const { return *weights_; }
   StoredWeights stored() const { return weights_->all_stored(); }
-  // How its linears are held once loaded, in --format's words, INT4 in other groups than 128 with their size: "int4-mix g32".
-  // "mixed": none of them.
+  // How its linears are held once loaded, in --format's words, INT4 in other groups than 128 with their size: "int4-mix
+  // g32". "mixed": none of them.
   std::string format(const QuantizeAtLoad& quantize, DType activation) const;
 
  private:

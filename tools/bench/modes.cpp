@@ -154,7 +154,7 @@ void run_decode(const DecodeOptions& o) {
   std::vector<BenchModel> models = open_models(o.common);
   Bench bench(o.common);
   SessionOptions sizes;
-  sizes.batch_tokens = bench.default_batch_tokens();
+  sizes.batch_tokens = o.fill_rows > 0 ? o.fill_rows : bench.default_batch_tokens();
   sizes.max_sequences = sizes.most_live = largest(o.batches);
   sizes.max_context = largest(o.contexts) + kWatchedSteps + kWarmSteps + o.n_steps;
   sizes.total_context = sizes.most_live * sizes.max_context;
@@ -171,17 +171,16 @@ void run_decode(const DecodeOptions& o) {
         add_samples(r, session->decode(sequences, o.n_steps));
         r.cost = session->cost_of(r.steps, bench.rates());
         const double ms = median(r.seconds);
-        bench.report(
-            {std::vector<Cell>{{"model", model.name, false, 24},
-                               bench.format_cell(model),
-                               number_cell("batch", cat(batch)),
-                               number_cell("context", cat(context)),
-                               ms_cell("step ms", ms),
-                               ms_cell("p95", percentile(r.seconds, 0.95)),
-                               number_cell("t/s", fixed(double(batch) / ms, 2), 9),
-                               number_cell("t/s each", fixed(1 / ms, 2), 9)} +
-                 bench.cost_cells(*session, r),
-             bench.fields(model, *session, r)});
+        bench.report({std::vector<Cell>{{"model", model.name, false, 24},
+                                        bench.format_cell(model),
+                                        number_cell("batch", cat(batch)),
+                                        number_cell("context", cat(context)),
+                                        ms_cell("step ms", ms),
+                                        ms_cell("p95", percentile(r.seconds, 0.95)),
+                                        number_cell("t/s", fixed(double(batch) / ms, 2), 9),
+                                        number_cell("t/s each", fixed(1 / ms, 2), 9)} +
+                          bench.cost_cells(*session, r),
+                      bench.fields(model, *session, r)});
       }
   }
   bench.finish();
@@ -292,9 +291,12 @@ void run_latency(const LatencyOptions& o) {
 // ---- load -----------------------------------------------------------------------------------------------------------
 
 void run_load(const LoadTimeOptions& o) {
-  if (o.common.models.size() > 1) fail(ErrorKind::usage, "l4-bench load times one model: the second would find all warm");
+  if (o.common.models.size() > 1)
+    fail(ErrorKind::usage, "l4-bench load times one model: the second would find all warm");
   using Clock = std::chrono::steady_clock;
-  const auto seconds_since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
+  const auto seconds_since = [](Clock::time_point t) {
+    return std::chrono::duration<double>(Clock::now() - t).count();
+  };
   const Clock::time_point begin = Clock::now();
   Bench bench(o.common, false);
   const BenchModel model(o.common.models[0], o.common.synthetic);

@@ -19,6 +19,7 @@ struct DecodeOptions {
   CommonOptions common;
   std::vector<int64_t> batches = {1}, contexts = {1024};
   int64_t n_steps = 200;
+  int64_t fill_rows = 0;  // of the largest step that computes a context; 0: the default
 };
 void run_decode(const DecodeOptions& options);
 

@@ -2,9 +2,10 @@
 // config, a topology and the shapes of a step (performance.md 1, and the same formulas as shared/tools/roofline.py).
 //
 // Counted: every weight that the step's rows need, once (of the routed experts those that were hit), keys and values
-// read (each stretch once, the step's own rows included) and written, all with their scales. Products of FP8 weights whose
-// inputs are quantised go at the rate of FP8 products, all others, INT4's too, at that of BF16. Not counted, because together
-// they are below 0.1 % of any step of a real model: norm weights, embedding rows, activations, logits, page tables.
+// read (each stretch once, the step's own rows included) and written, all with their scales. Products of FP8 weights
+// whose inputs are quantised go at the rate of FP8 products, all others, INT4's too, at that of BF16. Not counted,
+// because together they are below 0.1 % of any step of a real model: norm weights, embedding rows, activations, logits,
+// page tables.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,7 @@ struct Rates {
 struct Part {
   std::string name;
   double bytes = 0, flops = 0;
-  double fp8_flops = 0;  // of `flops`: of FP8 products
+  double fp8_flops = 0;                      // of `flops`: of FP8 products
   double seconds(const Rates& rates) const;  // the longer of reading and multiplying
 };
 // n_rows inputs through one matrix of a linear, of which `share` is read and multiplied.

@@ -178,8 +178,9 @@ TEST_CASE("synthetic: formats store the parts that performance.md 1.2 says") {
   CHECK(formats("int4-ffn") == "BF16 INT4 INT4 INT4 BF16 BF16 BF16");
   CHECK(formats("int4-mix") == "FP8 INT4 INT4 INT4 BF16 BF16 FP8");
   CHECK(error_of([&] { synthetic_format("nvfp4", 64); }).find("found \"nvfp4\"") != std::string::npos);
-  CHECK(error_of([&] { SyntheticWeights(config, 1, synthetic_format("int4", 96)); }).find("no multiple of the group of 96") !=
-        std::string::npos);
+  CHECK(error_of([&] {
+          SyntheticWeights(config, 1, synthetic_format("int4", 96));
+        }).find("no multiple of the group of 96") != std::string::npos);
 }
 
 TEST_CASE("synthetic: quantised models are the same however they are cut, and near the unquantised one") {
