@@ -79,7 +79,9 @@ TEST_CASE("kv_scales: what the config does not ask for is left alone") {
   made.tensors.erase(kv_scale_names(1, false)[1]), made.tensors.erase(kv_scale_names(1, true)[1]);
   *made.add<float>(cat(kAttention, "k_scale"), DType::f32, {}) = NAN;
   made.config.quantization->set("kv_cache_scheme", Json());
-  CHECK_FALSE(has_fixed_kv_scales(made.config, {.kv_dtype = DType::f8_e4m3, .topology = {}, .quantize = {}, .gpus = {}}));
+  ExecutorOptions options;
+  options.kv_dtype = DType::f8_e4m3;
+  CHECK_FALSE(has_fixed_kv_scales(made.config, options));
   TempDir dir;
   made.write(dir / "model.safetensors");
   check_tensors(made.config, HfCheckpoint(dir.path()));
