@@ -155,7 +155,7 @@ struct QuantizedCheckpoint {
                              parse_json(R"({"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": false})", "test"));
     for (int64_t layer = 0; layer < config.text.n_layers; ++layer)
       for (const bool is_value : {false, true})
-        *add<float>(kv_scale_names(layer, is_value)[size_t(layer) % 3], DType::f32, {1}) = float(3 + layer + is_value) / 64;
+        *add<float>(kv_scale_names(layer, is_value)[size_t(layer) % 3], DType::f32, {1}) = float(3 + layer) / (is_value ? 4 : 64);
   }
 
   // The same weights in the unquantised layout, in float32.
