@@ -1,6 +1,7 @@
 #include "kernels/cuda/ptx_kernels.h"
 
 #include "base/error.h"
+#include "kernels/cuda/attention/fp8_codes.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx/barrier.h"
@@ -210,6 +211,14 @@ __global__ void multiply_warp_kernel(const uint16_t* a, const uint16_t* b, float
   for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = fd[i];
 }
 
+__global__ void expand_codes_kernel(const uint32_t* words, int n, uint32_t* even, uint32_t* odd, uint32_t* upper) {
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  even[i] = even_codes(words[i]);
+  odd[i] = odd_codes(words[i]);
+  upper[i] = times(upper_codes(words[i]), kCodesFactorPair);
+}
+
 // ---- wgmma
 
 constexpr int kDepth = 64;
@@ -380,6 +389,10 @@ void store_fragments(cudaStream_t stream, int n_matrices, const uint32_t* fragme
 }
 void multiply_warp(cudaStream_t stream, const uint16_t* a, const uint16_t* b, float* d) {
   launch({.block = 32, .stream = stream}, multiply_warp_kernel, a, b, d);
+}
+
+void expand_codes(cudaStream_t stream, const uint32_t* words, int n, uint32_t* even, uint32_t* odd, uint32_t* upper) {
+  launch({.grid = unsigned((n + 63) / 64), .block = 64, .stream = stream}, expand_codes_kernel, words, n, even, odd, upper);
 }
 
 void multiply_warpgroup(cudaStream_t stream, const MultiplyCase& c, const uint16_t* a, const uint16_t* b, float* d) {

@@ -214,6 +214,42 @@ TEST_CASE("cuda ptx: the matrix instruction of a warp") {
   CHECK(difference(gpu.download(d), want, size, tolerance::kLinear) == "");
 }
 
+TEST_CASE("cuda ptx: codes become bfloat16 by moving bits, and are multiplied as they are, subnormal ones too") {
+  Device gpu;
+  // Every code at every place of a word, beside another one.
+  std::vector<uint32_t> words;
+  for (uint32_t code = 0; code < 256; ++code) words.push_back(code * 0x01010101u ^ 0x5300A97Cu);
+  uint32_t *even = gpu.room<uint32_t>(256), *odd = gpu.room<uint32_t>(256), *upper = gpu.room<uint32_t>(256);
+  expand_codes(gpu.stream, gpu.upload(words), 256, even, odd, upper);
+  const auto got_even = gpu.fetch(even, 256), got_odd = gpu.fetch(odd, 256), got_upper = gpu.fetch(upper, 256);
+  auto number = [](uint32_t word, int place) {
+    const uint8_t code = uint8_t(word >> 8 * place);
+    return fp8_value(code);  // 480 of the code of NaN
+  };
+  auto half = [](uint32_t word, int place) { return double(to_float(BFloat16{uint16_t(word >> 16 * place)})); };
+  std::vector<uint16_t> a;
+  for (size_t i = 0; i < 256; ++i) {
+    CAPTURE(words[i]);
+    for (int side = 0; side < 2; ++side) {
+      CHECK(half(got_even[i], side) == 0x1p-120 * number(words[i], 2 * side));
+      CHECK(half(got_odd[i], side) == 0x1p-120 * number(words[i], 2 * side + 1));
+      CHECK(half(got_upper[i], side) == 0x1p-60 * number(words[i], 2 * side + 1));
+    }
+    a.push_back(uint16_t(got_even[i]));
+  }
+  for (size_t first : {0, 8}) {  // columns of a, eight at a time
+    std::vector<uint16_t> b(8 * 16);
+    for (size_t n = 0; n < 8; ++n) b[n * 16 + first + n] = to_bf16(0x1p60f).bits;
+    const View d = gpu.upload(Values(DType::f32, {16, 8}));
+    L4_CUDA(cudaMemsetAsync(d.data, 0, d.bytes(), gpu.stream));
+    multiply_warp(gpu.stream, gpu.upload(a), gpu.upload(b), d.f32());
+    const Values got = gpu.download(d);
+    for (size_t m = 0; m < 16; ++m)
+      for (size_t n = 0; n < 8; ++n)
+        CHECK(got.at(int64_t(m * 8 + n)) == 0x1p-60 * number(words[m * 16 + first + n], 0));
+  }
+}
+
 TEST_CASE("cuda ptx: matrix instructions of a warpgroup, every width, layout and swizzle") {
   Device gpu;
   Numbers numbers(6);
