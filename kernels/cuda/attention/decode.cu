@@ -1,8 +1,12 @@
-// Split-KV attention of few rows over long caches: bfloat16, head_dim 128, pages of 128 tokens, up to 8 query heads a
-// kv head.
+// Split-KV attention of few rows over long caches: bfloat16 over bfloat16 or FP8, head_dim 128, pages of 128 tokens, up to
+// 8 query heads a kv head.
 //
-// Contract: paged_attention for the rows of spans of at most kDecodeRows rows. Bytes a row: 2 * 256 a key and kv head,
-// read once; 4 * 128 flops a key and query head, 5 flops a byte at 5 heads: the limit is memory.
+// Contract: paged_attention for the rows of spans of at most kDecodeRows rows. Bytes a row: 2 * 256 a key and kv head (of
+// codes 2 * 130), read once; 4 * 128 flops a key and query head, 5 flops a byte at 5 heads: the limit is memory.
+//
+// What follows is said of bfloat16; of codes a warp's step is 32 keys, so a unit is 128, a page, of as many bytes
+// (decode_cache.h). A key's scale multiplies its score, a value's its weight, before that is rounded (the reference rounds
+// first: 2^-9 of a weight either way); scales go from memory to registers, two steps ahead.
 //
 // The keys of all (row, kv head) pairs are one line of units of 64 keys (half a page), cut into as many parts as there
 // are blocks, one an SM, of as many units or one less: the grid is fixed (recorded graphs), one long sequence is as

@@ -1,5 +1,5 @@
-// Attention of long spans over paged keys on Hopper's warpgroup matrix instructions: bfloat16, head_dim 128, pages of
-// 128.
+// Attention of long spans over paged keys on Hopper's warpgroup matrix instructions: bfloat16 over bfloat16 or FP8,
+// head_dim 128, pages of 128.
 //
 // Contract: paged_attention for the spans of more than kDecodeRows rows. Flops: 4 * 128 a (query head, key seen); a
 // span of 8192 rows and 40 heads without a past: 0.69 TFLOP. The tile on the diagonal is computed whole: 1.5 % more at
@@ -12,6 +12,10 @@
 // softmax run under the other's products. The weights stay in registers as the second product's first operand; the
 // values are its second one as they lie, elements contiguous. Registers: 240 a computing thread (64 sums, 64 scores, 32
 // packed weights), 24 a feeding one.
+//
+// Of an FP8 cache the feeding warpgroup has codes brought, a tile ahead, and expands them (fp8_codes.h) into the same two
+// rings. Keys stay what their codes are, and their scales multiply the scores; values are multiplied by theirs as they are
+// expanded, and rounded (2^-9 of each, which the sum averages out; in a key it would move sharp scores).
 //
 // Keys of the last page past the span's end may be anything, NaN too. Their scores are replaced by -infinity (selected,
 // not added), so their weights are 0; and as 0 * NaN is NaN, the values' rows past the end are zeroed in shared memory
@@ -58,6 +62,7 @@ struct PrefillArgs {
   float scale;        // times log2(e), the source's factor and the keys' scale where all have one
   float value_scale;  // the same of values
   bf16* out;          // [T, H, 128]
+  bool scales_keys;   // each key has a scale of its own, which multiplies its scores
 };
 
 // Where keys and values come from: a layer's K and V, as the copy engine takes boxes of them, ...
@@ -67,6 +72,7 @@ struct Bf16Source {
   static constexpr int kFeeders = 1;    // arrivals that fill a tile
   static constexpr int kFeedRegisters = 24, kComputeRegisters = 240;
   struct Staged {};
+  struct KeyScales {};
 };
 // ... or codes, [page][kv head][128 keys][128]: a tile is one run, and so are its scales.
 struct Fp8Source {
@@ -83,6 +89,9 @@ struct Fp8Source {
     } tiles[kSlots];
     Mbarrier full[kSlots];
   };
+  struct KeyScales {
+    alignas(16) bf16 of[kKeys];
+  };
 };
 
 template <class Source>
@@ -91,6 +100,7 @@ struct Shared {
   alignas(1024) std::byte k[kStages][kTileBytes];
   alignas(1024) std::byte v[kStages][kTileBytes];
   typename Source::Staged staged;
+  typename Source::KeyScales key_scales[kStages];  // beside k
   Mbarrier q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
 };
 
@@ -232,8 +242,9 @@ struct KeyTiles {
   }
 };
 
-// A tile of codes to bfloat16 [half][128][64], swizzled: each number times its row's scale, rounded, times 2^-60. All
+// A tile of codes to bfloat16 [half][128][64], swizzled, times 2^-60; scaled: each times its row's scale and rounded. All
 // kProducers threads, eight codes of a row each: both sides without a bank conflict.
+template <bool scaled>
 __device__ inline void expand_tile(std::byte* to, const std::byte* codes, const bf16* scales) {
   const int thread = int(threadIdx.x), chunk = thread % 16, first = thread / 16;
   static_assert(kProducers / 16 == 8);  // so row % 8 is `first` in all rounds
@@ -242,9 +253,12 @@ __device__ inline void expand_tile(std::byte* to, const std::byte* codes, const 
 #pragma unroll 4
   for (int row = 0; row < kKeys; row += 8) {
     const uint2 eight = *reinterpret_cast<const uint2*>(codes + row * kHd);
-    uint16_t scale;
-    memcpy(&scale, scales + row + first, sizeof scale);
-    const uint32_t by = times(scale * 0x10001u, kCodesFactorPair);
+    uint32_t by = kCodesFactorPair;
+    if constexpr (scaled) {
+      uint16_t scale;
+      memcpy(&scale, scales + row + first, sizeof scale);
+      by = times(scale * 0x10001u, by);
+    }
     auto pair = [&](uint32_t word, uint32_t selector) {
       return times(upper_codes(__byte_perm(word, 0, selector)), by);
     };
@@ -260,8 +274,7 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const Fp
   Fp8Source::Staged& staged = shared.staged;
   const bool is_loader = threadIdx.x == 0, has_scales = kv.k_scale_offset >= 0;
   if (!has_scales)
-    for (Fp8Source::Staged::Tile& tile : staged.tiles)
-      tile.k_scale[threadIdx.x] = tile.v_scale[threadIdx.x] = rounded<bf16>(1);
+    for (Fp8Source::Staged::Tile& tile : staged.tiles) tile.v_scale[threadIdx.x] = rounded<bf16>(1);
   barrier_sync(kExpanded, kProducers);
 
   KeyTiles now(args), ahead(args);
@@ -285,10 +298,7 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const Fp
   Turn k, v, from;
   static_assert(Fp8Source::Staged::kSlots == kStages);
   uint32_t q_parity = 0;
-  auto expand = [&](std::byte* to, const std::byte* codes, const bf16* scales, Mbarrier& empty, Mbarrier& full,
-                    Turn& turn) {
-    mbarrier_wait(&empty, turn.parity ^ 1);
-    expand_tile(to, codes, scales);
+  auto filled = [&](Mbarrier& full, Turn& turn) {
     fence_proxy_async();
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&full);
@@ -301,8 +311,13 @@ __device__ void feed(const PrefillArgs& args, const CUtensorMap* q_map, const Fp
     }
     const Fp8Source::Staged::Tile& tile = staged.tiles[from.stage];
     mbarrier_wait(&staged.full[from.stage], from.parity);
-    expand(shared.k[k.stage], tile.k, tile.k_scale, shared.k_empty[k.stage], shared.k_full[k.stage], k);
-    expand(shared.v[v.stage], tile.v, tile.v_scale, shared.v_empty[v.stage], shared.v_full[v.stage], v);
+    mbarrier_wait(&shared.k_empty[k.stage], k.parity ^ 1);
+    expand_tile<false>(shared.k[k.stage], tile.k, nullptr);
+    if (has_scales) shared.key_scales[k.stage].of[threadIdx.x] = tile.k_scale[threadIdx.x];
+    filled(shared.k_full[k.stage], k);
+    mbarrier_wait(&shared.v_empty[v.stage], v.parity ^ 1);
+    expand_tile<true>(shared.v[v.stage], tile.v, tile.v_scale);
+    filled(shared.v_full[v.stage], v);
     barrier_sync(kExpanded, kProducers);  // nobody reads the codes any more
     load(from.stage);
     from.next();
@@ -391,6 +406,17 @@ __device__ inline void mask(float (&s)[64], int32_t limit, int lane) {
     if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= limit + i / 2 % 2 * 8) s[i] = -INFINITY;
 }
 
+// Each score times its key's scale.
+__device__ inline void scale_scores(float (&s)[64], const bf16* scales, int lane) {
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    float first, second;
+    widen(*reinterpret_cast<const uint32_t*>(scales + 8 * j + lane % 4 * 2), first, second);
+    s[4 * j] *= first, s[4 * j + 2] *= first;
+    s[4 * j + 1] *= second, s[4 * j + 3] *= second;
+  }
+}
+
 // Rows from `begin` on of a tile [half][128][64] become zero, for the next products of both warpgroups, which both call
 // it.
 __device__ inline void zero_rows(std::byte* tile, int32_t begin) {
@@ -411,6 +437,14 @@ __device__ void compute(const PrefillArgs& args, Shared<Source>& shared, int war
     if (lane == 0) mbarrier_arrive(&barrier);
   };
   // Products are issued in turns: warpgroup 0, warpgroup 1, 0, ...
+  // Scores are there: what they came from is free.
+  auto scores_done = [&](float (&s)[64], Turn& k) {
+    wgmma_hold(s);
+    if constexpr (std::is_same_v<Source, Fp8Source>)
+      if (args.scales_keys) scale_scores(s, shared.key_scales[k.stage].of, lane);
+    release(shared.k_empty[k.stage]);
+    k.next();
+  };
   auto wait_for_turn = [&] { barrier_sync(kTurn + warpgroup, 256); };
   auto give_turn = [&] { barrier_arrive(kTurn + 1 - warpgroup, 256); };
   if (warpgroup == 1) give_turn();
@@ -430,9 +464,7 @@ __device__ void compute(const PrefillArgs& args, Shared<Source>& shared, int war
     mbarrier_wait(&shared.k_full[k.stage], k.parity);
     issue_scores(s, q, shared.k[k.stage]);
     wgmma_wait<0>();
-    wgmma_hold(s);
-    release(shared.k_empty[k.stage]);
-    k.next();
+    scores_done(s, k);
     if (last == 0) release(shared.q_empty);
     mask(s, limit - last * kKeys, lane);
     softmax.update<true, true>(s, args.scale, shrink);
@@ -451,9 +483,7 @@ __device__ void compute(const PrefillArgs& args, Shared<Source>& shared, int war
       issue_values(o, p, shared.v[v.stage], n + 1 < last);
       give_turn();
       wgmma_wait<1>();
-      wgmma_hold(s);
-      release(shared.k_empty[k.stage]);
-      k.next();
+      scores_done(s, k);
       if (n == 0) release(shared.q_empty);
       if constexpr (masked) mask(s, limit - n * kKeys, lane);
       softmax.update<false, masked>(s, args.scale, shrink);
@@ -550,7 +580,7 @@ void prefill_attention(const OpContext& ctx, const AttentionArgs& args, bool run
            prefill<Source>, q_map, source,
            PrefillArgs{kv.pages, tiles, int32_t(n_tiles), int32_t(n_heads), int32_t(n_heads / kv.n_kv_heads),
                        args.scale * kLog2e * Source::kFactor * kv.k_scale, Source::kFactor * kv.v_scale,
-                       data<bf16>(args.out)});
+                       data<bf16>(args.out), kv.k_scale_offset >= 0});
   };
   if (args.kv.layout.dtype == DType::f8_e4m3) return run_with(Fp8Source{kv});
   // A layer's K (or V) as {64, heads * 128 keys, halves, pages}. How many pages there are is not known here and does
