@@ -41,6 +41,7 @@ FORMATS = [
     ("BF16", None, []),
     ("FP8", ["--preset", "fp8{all}"], []),
     ("FP8, FP8 KV cache", ["--preset", "fp8{all}"], ["--kv-cache-dtype", "fp8"]),
+    ("FP8, FP8 KV cache, calibrated scales", ["--preset", "fp8{all}", "--kv-scales"], ["--kv-cache-dtype", "fp8"]),
     ("INT4 g128, RTN", ["--preset", "w4a16{all}", "--method", "rtn"], []),
     ("INT4 g128, GPTQ", ["--preset", "w4a16{all}", "--method", "gptq"], []),
     ("INT4 g32, RTN", ["--preset", "w4a16{all}", "--group-size", "32", "--method", "rtn"], []),
@@ -209,7 +210,8 @@ def main():
             target = folder / ("-".join(f.strip("-") for f in flags) + f"-{args.calibration_tokens}")
             if (target / "config.json").exists():
                 return target
-            text = ["--calibration", calibration, "--calibration-tokens", args.calibration_tokens] if "gptq" in flags else []
+            learns = "gptq" in flags or "--kv-scales" in flags
+            text = ["--calibration", calibration, "--calibration-tokens", args.calibration_tokens] if learns else []
             run([args.build / "l4-convert", args.model, target, *flags, *text, "--device", args.device])
             return target
 
