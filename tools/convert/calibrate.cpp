@@ -218,7 +218,7 @@ class Calibrator {
       for (; next != end; ++next) {
         const Hessian& hessian = sums.of(next->first);
         std::optional<GptqFactor> factor;
-        if (hessian.n_rows() >= kMinCalibrationRows) factor = GptqFactor::make(hessian, pool_);
+        if (hessian.n_rows() >= min_calibration_rows(hessian.k())) factor = GptqFactor::make(hessian, pool_);
         for (const size_t i : next->second)
           notes[i] = quantize(*items[i], factor, hessian.n_rows(), out, {i, items.size() + i});
       }

@@ -171,6 +171,9 @@ std::string convert(const ConvertOptions& o) {
   const Plan plan = make_plan(source, config, o.recipe, o.max_shard_bytes);
   target.begin(plan, identity_of(o, stamp));
 
+  const auto is_int4 = [](const Item& item) { return item.scheme == Scheme::int4; };
+  if (o.gptq && !o.recipe.kv_scales && std::none_of(plan.items.begin(), plan.items.end(), is_int4))
+    log_warning("--calibration: nothing becomes INT4, and the result is the same without the text");
   Calibration calibration;
   if (o.gptq || o.recipe.kv_scales) {
     CalibrationOptions options;

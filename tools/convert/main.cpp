@@ -26,14 +26,10 @@ struct TextFlags {
 Sequences read_texts(const TextFlags& flags, l4::convert::ConvertOptions& o) {
   const auto frontend = l4::Frontend::load(o.source);
   const l4::TextConfig& text = frontend->config().text;
-  const auto checked = [&](Sequences sequences, const std::string& name) {
-    for (const auto& ids : sequences) l4::tools::check_ids(ids, text.vocab, name);
-    return sequences;
-  };
   if (flags.calibration.empty()) {
     Sequences built_in = {frontend->prompt_from_text(l4::convert::kBuiltInText).ids};
     built_in[0].resize(size_t(std::min<int64_t>(int64_t(built_in[0].size()), text.max_positions)));
-    return checked(built_in, "the built-in text");
+    return built_in;
   }
   const int64_t length = flags.length.value_or(std::min(kDefaultLength, text.max_positions));
   if (length > text.max_positions)
@@ -41,13 +37,13 @@ Sequences read_texts(const TextFlags& flags, l4::convert::ConvertOptions& o) {
          frontend->config().source);
   const int64_t wanted = flags.tokens.value_or(kDefaultTokens);
   const int64_t most = wanted + (flags.verify ? l4::convert::kVerifyTokens : 0);
-  Sequences all = checked(l4::convert::read_sequences(flags.calibration, *frontend, length, most), flags.calibration.string());
+  Sequences all = l4::convert::read_sequences(flags.calibration, *frontend, length, most);
   const int64_t n_tokens = l4::convert::count_tokens(all);
   if (flags.tokens && n_tokens < wanted)
     l4::fail_input(flags.calibration.string(), ": has ", n_tokens, " tokens in sequences of up to ", length,
                    ", --calibration-tokens asks for ", wanted);
   o.calibration = l4::convert::take_tokens(all, wanted);
-  if (l4::convert::count_tokens(all) < l4::convert::kVerifyTokens) all = o.calibration;
+  if (2 * l4::convert::count_tokens(all) < l4::convert::kVerifyTokens) all = o.calibration;  // too little follows
   all = l4::convert::take_tokens(all, l4::convert::kVerifyTokens);
   for (auto& ids : all) ids.resize(std::min(ids.size(), size_t(l4::convert::kVerifyLength)));
   return all;

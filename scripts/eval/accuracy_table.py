@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""What quantisation costs: the demo model in each format, the same questions to all, as a Markdown table.
+
+    scripts/eval/accuracy_table.py                       2,450 questions, on the CPU
+    scripts/eval/accuracy_table.py --device cuda --questions 6000 --linears all
+
+Converts the model with l4-convert, asks with l4-eval generate (greedy, bfloat16), scores by rule. Questions are made here from a
+seed that training never used, of kinds of which the BF16 model gets most but not all right (70 to 97 %; a kind that is outside is
+named and left out): only such questions can tell two models apart. Columns:
+
+    right         of the questions
+    difference    from BF16 in points, and McNemar's exact p: how often questions whose outcome differs would fall as unequally, or
+                  more, if neither model were better
+    perplexity    of the replies in conversations on the same subjects
+    mean KL       of the model's next token from BF16's at all tokens of these conversations, in nats: replies are nearly certain,
+                  what people ask is not
+
+Needs l4-convert and l4-eval (--build) and numpy.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "demo"))
+import text_tasks as tt  # noqa: E402
+from facts import NAMES, WORDS  # noqa: E402
+from score import correct, read_jsonl  # noqa: E402
+
+# Name, arguments of l4-convert (none: the model itself), of l4-eval. {all} is "-all" with --linears all.
+FORMATS = [
+    ("BF16", None, []),
+    ("FP8", ["--preset", "fp8{all}"], []),
+    ("FP8, FP8 KV cache", ["--preset", "fp8{all}"], ["--kv-cache-dtype", "fp8"]),
+    ("FP8, FP8 KV cache, calibrated scales", ["--preset", "fp8{all}", "--kv-scales"], ["--kv-cache-dtype", "fp8"]),
+    ("INT4 g128, RTN", ["--preset", "w4a16{all}", "--method", "rtn"], []),
+    ("INT4 g128, GPTQ", ["--preset", "w4a16{all}", "--method", "gptq"], []),
+    ("INT4 g32, RTN", ["--preset", "w4a16{all}", "--group-size", "32", "--method", "rtn"], []),
+    ("INT4 g32, GPTQ", ["--preset", "w4a16{all}", "--group-size", "32", "--method", "gptq"], []),
+]
+LOWEST, HIGHEST = 0.70, 0.97
+CALIBRATION_SEED, CONVERSATION_SEED = 881_000_000, 882_000_000
+
+
+def reversed_letters(rng):
+    letters = [rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(8, 10))]
+    answer = " ".join(reversed(letters))
+    return tt.Item(f"Reverse these letters: {' '.join(letters)}", answer, answer, "text")
+
+
+def difference(rng):
+    a, b = rng.randint(100, 999), rng.randint(100, 999)
+    return tt.Item(f"What is {a} - {b}?", f"{a} - {b} = {a - b}", str(a - b), "number")
+
+
+def most(rng):
+    names = rng.sample(NAMES, rng.randint(10, 14))
+    counts = rng.sample(range(1, 100), len(names))
+    which, best = rng.choice([("most", max(counts)), ("fewest", min(counts))])
+    who = names[counts.index(best)]
+    held = " ".join(f"{name} has {count} coins." for name, count in zip(names, counts))
+    return tt.Item(f"{held} Who has the {which} coins?", who, who, "contains")
+
+
+def largest(rng):
+    numbers = rng.sample(range(1, 1000), rng.randint(4, 6))
+    which = rng.choice(["largest", "smallest"])
+    answer = str(max(numbers) if which == "largest" else min(numbers))
+    return tt.Item(f"What is the {which} of {', '.join(map(str, numbers))}?", answer, answer, "number")
+
+
+def sorted_numbers(rng):
+    numbers = rng.sample(range(1, 20), rng.randint(5, 6))
+    answer = ", ".join(map(str, sorted(numbers)))
+    return tt.Item(f"Sort these numbers: {', '.join(map(str, numbers))}", answer, answer, "list")
+
+
+def sorted_words(rng):
+    words = rng.sample(WORDS, rng.randint(6, 8))
+    answer = ", ".join(sorted(words))
+    return tt.Item(f"Sort these words: {', '.join(words)}", answer, answer, "list")
+
+
+SUITES = {"lettered options": tt.options, "letters reversed": reversed_letters, "differences to 999": difference,
+          "most of many": most, "largest to 999": largest, "words sorted": sorted_words,
+          "numbers sorted": sorted_numbers}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def make_questions(n, seed):
+    questions = []
+    for suite, make in SUITES.items():
+        rng = tt.Source(f"{seed} {suite}", held_out=True)
+        questions += [(suite, make(rng)) for _ in range(math.ceil(n / len(SUITES)))]
+    return questions
+
+
+def make_conversations(n, seed, held_out):
+    rng = tt.Source(seed, held_out=held_out)
+    conversations = []
+    for _ in range(n):
+        items = [rng.choice([tt.options, tt.arithmetic, tt.lists, tt.strings, tt.lookup, tt.facts, tt.counting, difference])(rng)
+                 for _ in range(rng.randint(1, 3))]
+        conversations.append([m for item in items for m in (user(item.question), {"role": "assistant", "content": item.reply})])
+    return conversations
+
+
+def run(command):
+    done = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"accuracy_table.py: {done.stderr.strip() or command}")
+
+
+class Runner:
+    def __init__(self, args, folder):
+        self.args, self.folder = args, folder
+        self.on_cpu = args.device == "cpu"
+        self.device = ["--device", args.device] + (["-t", "1"] if self.on_cpu else [])
+
+    def map(self, work, things):
+        with ThreadPoolExecutor(self.args.jobs if self.on_cpu else 1) as pool:
+            return list(pool.map(work, things))
+
+    def generate(self, model, flags, requests, most_tokens):
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            (Path(scratch) / "in").write_text("".join(json.dumps(r) + "\n" for r in requests))
+            run([self.args.build / "l4-eval", "generate", "-m", model, "--requests", f"{scratch}/in", "-o", f"{scratch}/out",
+                 "-n", most_tokens, *self.device, *flags])
+            return read_jsonl(f"{scratch}/out")
+
+    def logits(self, model, flags, ids):
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            run([self.args.build / "l4-eval", "logits", "-m", model, "--ids", ",".join(map(str, ids)), "-o", f"{scratch}/x.npy",
+                 *self.device, *flags])
+            return np.load(f"{scratch}/x.npy").astype(np.float64)
+
+
+def tokenize(runner, conversations):
+    """-> [(ids, positions whose next token belongs to a reply)], by the engine's own template and tokenizer"""
+    requests = []
+    for messages in conversations:
+        for i in range(1, len(messages), 2):
+            requests += [{"messages": messages[:i]}, {"messages": messages[:i + 1], "add_generation_prompt": False}]
+    prompts = iter([answer["prompt_ids"] for answer in runner.generate(runner.args.model, [], requests, 1)])
+    texts = []
+    for messages in conversations:
+        places = []
+        for _ in range(1, len(messages), 2):
+            before, ids = next(prompts), next(prompts)
+            assert ids[:len(before)] == before
+            places += range(len(before) - 1, len(ids) - 1)
+        texts.append((ids, np.array(places)))
+    return texts
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def mcnemar(before, after):
+    """Exact and two-sided, from the outcomes of the same questions."""
+    lost = sum(b and not a for b, a in zip(before, after))
+    won = sum(a and not b for b, a in zip(before, after))
+    n = lost + won
+    tail = sum(math.comb(n, k) for k in range(min(lost, won) + 1)) / 2 ** n
+    return lost, won, min(1.0, 2 * tail)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, default=HERE.parents[1] / "build")
+    parser.add_argument("--model", type=Path, default=HERE.parents[1] / "core" / "demo")
+    parser.add_argument("--questions", type=int, default=2450, help="before kinds are left out (default 2450)")
+    parser.add_argument("--conversations", type=int, default=100, help="for perplexity and KL (default 100)")
+    parser.add_argument("--calibration-tokens", type=int, default=32768)
+    parser.add_argument("--linears", choices=["mlp", "all"], default="mlp", help="what is quantised; all: attention too")
+    parser.add_argument("--seed", type=int, default=880_000_000)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--jobs", type=int, default=2, help="models at once, each on one thread (CPU)")
+    parser.add_argument("--work", type=Path, help="keep the converted models here; what is there is taken")
+    args = parser.parse_args()
+    start = time.time()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        runner = Runner(args, folder)
+
+        calibration = folder / "calibration.jsonl"
+        calibration.write_text("".join(json.dumps({"messages": m}) + "\n"
+                                       for m in make_conversations(args.calibration_tokens // 40, CALIBRATION_SEED, False)))
+        models = {}  # by arguments: two formats may be of one checkpoint
+        for _, flags, _ in FORMATS:
+            if flags:
+                models["".join(flags)] = ([f.format(all="-all" if args.linears == "all" else "") for f in flags])
+
+        def convert(flags):
+            target = folder / ("-".join(f.strip("-") for f in flags) + f"-{args.calibration_tokens}")
+            if (target / "config.json").exists():
+                return target
+            learns = "gptq" in flags or "--kv-scales" in flags
+            text = ["--calibration", calibration, "--calibration-tokens", args.calibration_tokens] if learns else []
+            run([args.build / "l4-convert", args.model, target, *flags, *text, "--device", args.device])
+            return target
+
+        models = dict(zip(models, runner.map(convert, models.values())))
+        questions = make_questions(args.questions, args.seed)
+        requests = [{"id": i, "messages": [user(item.question)]} for i, (_, item) in enumerate(questions)]
+        texts = tokenize(runner, make_conversations(args.conversations, CONVERSATION_SEED, True))
+
+        def measure(row):
+            _, flags, eval_flags = row
+            model = models["".join(flags)] if flags else args.model
+            outputs = {a["id"]: a["output"] for a in runner.generate(model, eval_flags, requests, 100)}
+            right = [correct(item.rule, outputs[i], item.answer) for i, (_, item) in enumerate(questions)]
+            return right, [log_softmax(runner.logits(model, eval_flags, ids)) for ids, _ in texts]
+
+        found = runner.map(measure, FORMATS)
+
+    kept, kinds = [], []
+    for suite in SUITES:
+        places = [i for i, (name, _) in enumerate(questions) if name == suite]
+        share = sum(found[0][0][i] for i in places) / len(places)
+        inside = LOWEST <= share <= HIGHEST
+        kept += places if inside else []
+        kinds.append(f"{suite} {100 * share:.1f} %" + ("" if inside else " (left out)"))
+    n_tokens = sum(len(ids) for ids, _ in texts)
+    print(f"{len(kept)} questions, BF16 right: {', '.join(kinds)}; {n_tokens} tokens of conversations; {time.time() - start:.0f} s\n")
+    if not kept:
+        sys.exit("accuracy_table.py: no kind of question is between 70 and 97 %")
+    print("| format | right | difference | lost, won | McNemar p | perplexity | mean KL |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    before = [found[0][0][i] for i in kept]
+    for (name, *_), (right, logs) in zip(FORMATS, found):
+        after = [right[i] for i in kept]
+        nll = [-log[places, np.array(ids)[places + 1]] for log, (ids, places) in zip(logs, texts)]
+        kl = [(np.exp(p) * (p - q)).sum(-1) for p, q in zip(found[0][1], logs)]
+        cells = [name, f"{100 * sum(after) / len(after):.2f} %", "", "", "", f"{math.exp(np.concatenate(nll).mean()):.4f}", ""]
+        if logs is not found[0][1]:
+            lost, won, p = mcnemar(before, after)
+            cells[2:5] = [f"{100 * (sum(after) - sum(before)) / len(after):+.2f}", f"{lost}, {won}", f"{p:.2g}"]
+            cells[6] = f"{np.concatenate(kl).mean():.2g}"
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
