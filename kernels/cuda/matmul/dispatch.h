@@ -13,7 +13,7 @@ enum class MatmulKernel : uint8_t {
   small_m,   // small_m.cu: at most kSmallM rows, bound by the bytes of the weights
   cublaslt,  // cublas.cu: bfloat16, more rows, one matrix
   fp8,       // FP8 weights and inputs, more rows, one matrix: cublas.cu, or where that has no kernel grouped_fp8.cu
-  grouped,   // grouped_ffn.cpp: bfloat16, FP8 weights and inputs, more rows, the feed-forward stages
+  grouped,   // grouped_ffn.cu: bfloat16, FP8 weights and inputs, more rows, the feed-forward stages
   int4,         // int4.cu: INT4 weights and bfloat16 input, more rows than kSmallM
   dequantized,  // dequantize.cu, then cublaslt or grouped: quantised weights and bfloat16 input, even more, or other shapes
 };

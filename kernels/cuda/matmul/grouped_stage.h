@@ -1,4 +1,4 @@
-// One launch of a grouped product, whatever the format of its weights: what grouped_ffn.cpp asks of the kernels.
+// One launch of a grouped product, whatever the format of its weights: what grouped_ffn.cu asks of the kernels.
 #pragma once
 
 #include <algorithm>

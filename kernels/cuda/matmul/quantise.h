@@ -2,7 +2,6 @@
 // quantised too (InputFormat::fp8_token, fp8_static).
 #pragma once
 
-#include "kernels/cuda/device/math.h"
 #include "kernels/cuda/ops.h"
 
 namespace l4::cuda {
