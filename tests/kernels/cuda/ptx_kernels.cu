@@ -13,6 +13,7 @@
 #include "kernels/cuda/ptx/pdl.h"
 #include "kernels/cuda/ptx/setmaxnreg.h"
 #include "kernels/cuda/ptx/tma.h"
+#include "kernels/cuda/ptx/to_fp8.h"
 #include "kernels/cuda/ptx/wgmma.h"
 
 namespace l4::test {
@@ -311,6 +312,40 @@ void multiply(cudaStream_t stream, const MultiplyCase& c, const uint16_t* a, con
     launch(l, multiply_warpgroup_kernel<kN, kSwizzle, kMajorOfB, false>, a, b, d, c.accumulate);
 }
 
+// ---- E4M3
+
+constexpr int kCodeDepth = 128;  // one row of a swizzled tile
+
+template <int kN>
+__global__ void __launch_bounds__(128, 1) multiply_e4m3_kernel(const uint8_t* a, const uint8_t* b, float* out) {
+  unsigned char* tile_a = dynamic_shared<>();
+  unsigned char* tile_b = tile_a + 64 * kCodeDepth;
+  const int thread = int(threadIdx.x);
+  for (int i = thread; i < 64 * kCodeDepth; i += 128) tile_a[swizzled(Swizzle::bytes128, uint32_t(i))] = a[i];
+  for (int i = thread; i < kN * kCodeDepth; i += 128) tile_b[swizzled(Swizzle::bytes128, uint32_t(i))] = b[i];
+  fence_proxy_async();
+  __syncthreads();
+  const uint64_t da = matrix_descriptor(tile_a, Swizzle::bytes128, 0, 8 * kCodeDepth);
+  const uint64_t db = matrix_descriptor(tile_b, Swizzle::bytes128, 0, 8 * kCodeDepth);
+  float d[kN / 2] = {};
+  wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < kCodeDepth; k += 32)
+    wgmma_e4m3<kN>(d, advance_descriptor(da, uint32_t(k)), advance_descriptor(db, uint32_t(k)), k > 0);
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_hold(d);
+  const int row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
+#pragma unroll
+  for (int i = 0; i < kN / 2; ++i) out[(row + i % 4 / 2 * 8) * kN + i / 4 * 8 + column + i % 2] = d[i];
+}
+
+__global__ void nearest_codes_kernel(const float* from, uint8_t* to) {
+  const int i = 2 * int(threadIdx.x);
+  const uint16_t pair = fp8_pair(from[i], from[i + 1]);
+  to[i] = uint8_t(pair), to[i + 1] = uint8_t(pair >> 8);
+}
+
 // ---- barriers, order, loads
 
 __global__ void exchange_kernel(int* out) {
@@ -446,6 +481,29 @@ void arrive(cudaStream_t stream, uint32_t* counter, uint32_t* out, int n_blocks)
 void copy_16(cudaStream_t stream, const void* from, void* to, int n) {
   launch({.grid = unsigned((n + 63) / 64), .block = 64, .stream = stream, .programmatic = true}, copy_16_kernel,
          static_cast<const uint4*>(from), static_cast<uint4*>(to), n);
+}
+
+void multiply_e4m3(cudaStream_t stream, int n, const uint8_t* a, const uint8_t* b, float* d) {
+  const Launch l{.block = 128, .shared_bytes = size_t(64 + n) * kCodeDepth, .stream = stream};
+  switch (n) {
+#define L4_CASE(n_) \
+  case n_:          \
+    return launch(l, multiply_e4m3_kernel<n_>, a, b, d);
+    L4_CASE(8)
+    L4_CASE(16)
+    L4_CASE(32)
+    L4_CASE(48)
+    L4_CASE(64)
+    L4_CASE(80)
+    L4_CASE(96)
+    L4_CASE(112)
+    L4_CASE(128)
+#undef L4_CASE
+  }
+  L4_CHECK(false, "no such case");
+}
+void nearest_codes(cudaStream_t stream, const float* from, uint8_t* to, int n_codes) {
+  launch({.block = unsigned(n_codes / 2), .stream = stream}, nearest_codes_kernel, from, to);
 }
 
 }  // namespace l4::test

@@ -38,6 +38,10 @@ struct MultiplyCase {
   bool b_mn_major, a_in_registers, accumulate;
 };
 void multiply_warpgroup(cudaStream_t, const MultiplyCase&, const uint16_t* a, const uint16_t* b, float* d);
+// d [64, n] f32 = a [64, 128] times b [n, 128]^T, E4M3; n 8 or a multiple of 16 up to 128. And to[i], to[i + 1] = the codes
+// nearest to from[i], from[i + 1]; n_codes even, at most 256.
+void multiply_e4m3(cudaStream_t, int n, const uint8_t* a, const uint8_t* b, float* d);
+void nearest_codes(cudaStream_t, const float* from, uint8_t* to, int n_codes);
 // What each of two halves of a block said before named barrier 1 is seen after it by the other; out[128].
 void exchange(cudaStream_t, int* out);
 // out[b] = how many of the launch's blocks had arrived when block b did, plus 1000 for the thread that each warp

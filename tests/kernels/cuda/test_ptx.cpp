@@ -3,6 +3,7 @@
 #include "kernels/cuda/gpu_testing.h"
 #include "kernels/cuda/ptx_kernels.h"
 #include "kernels/cuda/tensor_map.h"
+#include "quant/fp8.h"
 
 using namespace l4;
 using namespace l4::test;
@@ -282,6 +283,44 @@ TEST_CASE("cuda ptx: matrix instructions of a warpgroup, every width, layout and
         want.push_back(sum), size.push_back(terms);
       }
     CHECK(difference(gpu.download(d), want, size, tolerance::kLinear) == "");
+  }
+}
+
+TEST_CASE("cuda ptx: matrix instructions of E4M3, every width, exact where 14 bits hold the sum") {
+  Device gpu;
+  Numbers numbers(8);
+  for (int n : {8, 16, 32, 48, 64, 80, 96, 112, 128}) {
+    CAPTURE(n);
+    std::vector<uint8_t> a(64 * 128), b(size_t(n) * 128);
+    for (auto* codes : {&a, &b})
+      for (uint8_t& code : *codes) code = fp8_from_float(float(numbers.below(9) - 4));  // sums of at most 2048
+    const View d = gpu.empty(DType::f32, {64, n});
+    multiply_e4m3(gpu.stream, n, gpu.upload(a), gpu.upload(b), d.f32());
+    const Values got = gpu.download(d);
+    for (int i = 0; i < 64; ++i)
+      for (int j = 0; j < n; ++j) {
+        float sum = 0;
+        for (int k = 0; k < 128; ++k)
+          sum += fp8_to_float(a[size_t(i * 128 + k)]) * fp8_to_float(b[size_t(j * 128 + k)]);
+        REQUIRE(float(got.at(i * n + j)) == sum);
+      }
+  }
+}
+
+TEST_CASE("cuda ptx: the nearest E4M3 codes, as the reference has them") {
+  Device gpu;
+  Numbers numbers(9);
+  std::vector<float> from = {0,    -0.0f,  448,    449,    464,     465,      1e30f,    -1e30f,
+                             2e-3f, 1e-3f, 9.7e-4f, 9.8e-4f, 0.0146f, 0.01563f, INFINITY, -INFINITY};
+  while (from.size() < 256) from.push_back(float(std::ldexp(numbers.uniform(-1, 1), int(numbers.below(24)) - 14)));
+  for (int code = 0; code < 100; ++code)  // ties
+    from[size_t(20 + code)] = (fp8_to_float(uint8_t(code)) + fp8_to_float(uint8_t(code + 1))) / 2;
+  uint8_t* to = gpu.room<uint8_t>(256);
+  nearest_codes(gpu.stream, gpu.upload(from), to, 256);
+  const auto got = gpu.fetch(to, 256);
+  for (size_t i = 0; i < 256; ++i) {
+    CAPTURE(from[i]);
+    CHECK(int(got[i]) == int(fp8_from_float(from[i])));
   }
 }
 
