@@ -84,10 +84,12 @@ void ObservedBackend::ffn_up(const FfnUpArgs& a) {
     std::vector<float> h, score;
     observe_experts(Site::expert_up, a.route, width, [&](int64_t choice, int64_t, std::vector<float>& rows) {
       if (h.empty()) h = floats(a.h), score = floats(a.route.score);
-      const float* row = &h[size_t(choice / a.route.top_k * width)];
+      const float* from = &h[size_t(choice / a.route.top_k * width)];
+      rows.resize(rows.size() + size_t(width));
+      float* to = &rows[rows.size() - size_t(width)];
       for (int64_t i = 0; i < width; ++i) {
-        const float x = row[i] * score[size_t(choice)];
-        rows.push_back(a.h.dtype == DType::bf16 ? round_bf16(x) : x);
+        const float x = from[i] * score[size_t(choice)];
+        to[i] = a.h.dtype == DType::bf16 ? round_bf16(x) : x;
       }
     });
   }
@@ -102,11 +104,12 @@ void ObservedBackend::ffn_down(const FfnDownArgs& a) {
     const std::string kernel = backend_.kernel_of(a);
     const bool in_order_of_choices = kernel.empty() || kernel == "small_m";
     std::vector<float> act;
-    observe_experts(Site::expert_down, a.route, width, [&](int64_t choice, int64_t by_expert, std::vector<float>& rows) {
-      if (act.empty()) act = floats(a.act_routed);
-      const int64_t at = in_order_of_choices ? choice : by_expert;
-      rows.insert(rows.end(), act.begin() + at * width, act.begin() + (at + 1) * width);
-    });
+    observe_experts(Site::expert_down, a.route, width,
+                    [&](int64_t choice, int64_t by_expert, std::vector<float>& rows) {
+                      if (act.empty()) act = floats(a.act_routed);
+                      const int64_t at = in_order_of_choices ? choice : by_expert;
+                      rows.insert(rows.end(), act.begin() + at * width, act.begin() + (at + 1) * width);
+                    });
   }
   backend_.ffn_down(a);
 }

@@ -1,4 +1,5 @@
-// What l4-convert learns by running a model on text, on GPUs: the inputs of every linear and the sizes of keys and values.
+// What l4-convert learns by running a model on text, on GPUs: the inputs of every linear and the sizes of keys and
+// values.
 #include <algorithm>
 #include <cmath>
 
@@ -45,7 +46,8 @@ TEST_CASE("cuda calibration: inputs layer by layer, sizes of keys and values, an
     double most;
   };
   // BF16: the kernels that calibration will meet, of few rows and of more, whose order of experts' rows differs.
-  for (const Case& c : {Case{How::int4, "float32", kSameFloat32}, Case{How::int4, "bfloat16", 0.02}, Case{How::fp8_block, "bfloat16", 0.02}}) {
+  for (const Case& c : {Case{How::int4, "float32", kSameFloat32}, Case{How::int4, "bfloat16", 0.02},
+                        Case{How::fp8_block, "bfloat16", 0.02}}) {
     CAPTURE(int(c.how));
     CAPTURE(c.dtype);
     QuantizedCheckpoint made(c.how, false);
