@@ -11,10 +11,10 @@ namespace l4 {
 
 namespace {
 
-constexpr int64_t kTile = 32;       // columns of H, or rows of W, that are computed at once
+constexpr int64_t kTile = 32;  // columns of H, or rows of W, that are computed at once
 constexpr int64_t kVectors = kTile / kLanes;
 constexpr int64_t kStrip = 4;
-constexpr int64_t kBlock = 64;      // columns of the Cholesky factor
+constexpr int64_t kBlock = 64;  // columns of the Cholesky factor
 using Doubles = double __attribute__((vector_size(64)));
 constexpr int kDoubles = 8;
 
@@ -51,7 +51,8 @@ L4_WIDE void dots(const double* a, const double* b, int64_t k, int64_t n, double
     }
 }
 
-// The lower Cholesky factor, in place of the lower triangle; block of columns after block. False: not positive definite.
+// The lower Cholesky factor, in place of the lower triangle; block of columns after block. False: not positive
+// definite.
 class Cholesky {
  public:
   Cholesky(std::vector<double>& matrix, int64_t k) : c_(matrix.data()), k_(k) {}
@@ -119,7 +120,8 @@ void Hessian::add(std::span<const float> rows, ThreadPool& pool) {
   pool.parallel_for(n_tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile)
       for (int64_t t = 0; t < n; ++t)
-        std::memcpy(&tiles_[size_t((tile * n + t) * kTile)], &rows[size_t(t * k_ + tile * kTile)], kTile * sizeof(float));
+        std::memcpy(&tiles_[size_t((tile * n + t) * kTile)], &rows[size_t(t * k_ + tile * kTile)],
+                    kTile * sizeof(float));
   });
   pool.parallel_items(n_tiles * n_tiles, [&](int64_t, int64_t pair) {
     const int64_t i = pair / n_tiles, j = pair % n_tiles;
@@ -161,14 +163,12 @@ double GptqFactor::quantize_rows(std::span<const float> rows, int64_t group, std
   L4_CHECK(int64_t(rows.size()) == n * k && group % kTile == 0 && k % group == 0 && group <= kMaxInt4Group);
   L4_CHECK(int64_t(words.size()) * 8 == n * k && int64_t(scales.size()) * group == n * k);
   double loss = 0;
-  std::vector<float> errors(size_t(k * kTile));     // [k, kTile]: w - q, rows of W side by side
+  std::vector<float> errors(size_t(k * kTile));      // [k, kTile]: w - q, rows of W side by side
   std::vector<float> wanted(size_t(group * kTile));  // w' of the group's columns, but for the group's own errors
   std::vector<float> current(size_t(kTile * group));
   for (int64_t first = 0; first < n; first += kTile) {
     const int64_t n_here = std::min(kTile, n - first);
-    const auto source = [&](int64_t r, int64_t j) {
-      return r < n_here ? rows[size_t((first + r) * k + j)] : 0.0f;
-    };
+    const auto source = [&](int64_t r, int64_t j) { return r < n_here ? rows[size_t((first + r) * k + j)] : 0.0f; };
     QuantError lost;
     lost.n = n_here * k;
     for (int64_t begin = 0; begin < k; begin += group) {

@@ -11,14 +11,15 @@
 // That is the paper's update, which takes the Cholesky factor of H's inverse, without the inverse: column j reads the
 // errors of all columns before it, where the paper's writes to all behind it.
 //
-// Scales: of a group of columns when it is reached, searched (quantize.h) for the values that its weights would get were
-// none of them rounded, the earlier groups' errors being what they are; a column's squared error counts A_jj^2, as in the
-// sum above. (With all columns alike the demo's outputs were 1.3 times as far from the source's.) Columns come in their own order ("actorder" none).
+// Scales: of a group of columns when it is reached, searched (quantize.h) for the values that its weights would get
+// were none of them rounded, the earlier groups' errors being what they are; a column's squared error counts A_jj^2, as
+// in the sum above. (With all columns alike the demo's outputs were 1.3 times as far from the source's.) Columns come
+// in their own order ("actorder" none).
 //
-// Numbers: H is summed in float32, from inputs that are BF16 mostly. The factor is computed in double: H of a few thousand
-// columns is nearly singular, 1 % of damping leaves a condition number of 1e5 and more, and at 1e-7 a pivot's relative
-// error could no longer be told from it; the time is small beside the rest. Columns are computed in float32. The same
-// bits on every CPU and for any number of threads.
+// Numbers: H is summed in float32, from inputs that are BF16 mostly. The factor is computed in double: H of a few
+// thousand columns is nearly singular, 1 % of damping leaves a condition number of 1e5 and more, and at 1e-7 a pivot's
+// relative error could no longer be told from it; the time is small beside the rest. Columns are computed in float32.
+// The same bits on every CPU and for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -55,8 +56,8 @@ class GptqFactor {
   // whose inputs were all zero has no part in the others' errors, nor they in its.
   static std::optional<GptqFactor> make(const Hessian& hessian, ThreadPool& pool, double damping = kGptqDamping);
 
-  // Any rows of W [n, k] to codes and scales as quantize_int4_row() gives them. `error` is the weights', as there; returned
-  // is the sum of d^T (H + damping) d over the rows. Any thread.
+  // Any rows of W [n, k] to codes and scales as quantize_int4_row() gives them. `error` is the weights', as there;
+  // returned is the sum of d^T (H + damping) d over the rows. Any thread.
   double quantize_rows(std::span<const float> rows, int64_t group, std::span<uint32_t> words,
                        std::span<BFloat16> scales, QuantError& error) const;
   int64_t k() const { return k_; }
@@ -64,7 +65,7 @@ class GptqFactor {
 
  private:
   int64_t k_ = 0;
-  std::vector<float> earlier_;   // [k, k]: row j holds A_ij / A_jj for i < j
+  std::vector<float> earlier_;  // [k, k]: row j holds A_ij / A_jj for i < j
   std::vector<float> squares_;  // A_jj^2
 };
 

@@ -88,8 +88,8 @@ L4_WIDE void fp8_codes(const float* w, int64_t n, float scale, uint8_t* codes, S
   std::memcpy(sums.most, &most, sizeof most);
 }
 
-// The sums of squared errors of a group, each times its importance, with sixteen scales at once. Multiplies by 1 / scale,
-// which is quicker and may take the other of two codes that are as good.
+// The sums of squared errors of a group, each times its importance, with sixteen scales at once. Multiplies by 1 /
+// scale, which is quicker and may take the other of two codes that are as good.
 L4_WIDE void int4_errors(const float* w, const float* importance, int64_t n, const float* scales, float* sums) {
   Floats scale, squared = {};
   std::memcpy(&scale, scales, sizeof scale);

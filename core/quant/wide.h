@@ -1,5 +1,6 @@
-// Loops that are compiled once for each instruction set, the loader picking; the arithmetic is the same in all, products
-// and sums being fused in none (CMakeLists.txt). Not with the address sanitizer, which is not ready when it picks.
+// Loops that are compiled once for each instruction set, the loader picking; the arithmetic is the same in all,
+// products and sums being fused in none (CMakeLists.txt). Not with the address sanitizer, which is not ready when it
+// picks.
 #pragma once
 
 #include <cstdint>

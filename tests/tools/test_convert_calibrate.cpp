@@ -3,6 +3,7 @@
 #include <cmath>
 #include <random>
 
+#include "model/kv_scales.h"
 #include "support/one_sequence.h"
 #include "tools/convert/calibrate.h"
 #include "tools/convert/convert.h"
@@ -34,9 +35,10 @@ Sequences random_sequences(std::vector<int> lengths, uint32_t seed) {
 // A tiny source whose experts are chosen clearly and whose layers do something.
 Tensors lively_source(const fs::path& dir) {
   return write_tiny_source(dir, DType::bf16, false, [](const std::string& name, std::vector<float>& values) {
-    const float size = name.find("norm.weight") != std::string::npos || name.find("layernorm.weight") != std::string::npos
-                           ? 20.0f
-                           : name.find("router") != std::string::npos ? 10.0f : 3.0f;
+    const float size =
+        name.find("norm.weight") != std::string::npos || name.find("layernorm.weight") != std::string::npos ? 20.0f
+        : name.find("router") != std::string::npos                                                          ? 10.0f
+                                                                                                            : 3.0f;
     for (float& w : values) w = round_bf16(w * size);
   });
 }
@@ -173,7 +175,8 @@ TEST_CASE("calibrate: inputs are what goes into each linear") {
       REQUIRE((t + 1) * k <= rows.size());
       return std::span(rows).subspan(t * k, k);
     };
-    for (const Site site : {Site::qkv, Site::o, Site::shared_up}) CHECK(inputs.found.at({site, -1}).size() == kTokens * kHidden);
+    for (const Site site : {Site::qkv, Site::o, Site::shared_up})
+      CHECK(inputs.found.at({site, -1}).size() == kTokens * kHidden);
 
     if (l == 0) {  // from the embeddings on
       float most = 0;
@@ -213,9 +216,10 @@ TEST_CASE("calibrate: inputs are what goes into each linear") {
       for (const float x : h) scaled.push_back(double(x) / (1 + std::exp(-choice[size_t(e)])));
       const size_t at = seen[e]++;
       check_close(row(Site::expert_up, e, at, kHidden), scaled);
-      const auto gate_up = product(row(Site::expert_up, e, at, kHidden),
-                                   tensor("feed_forward.experts.gate_up_proj").subspan(size_t(e) * kHidden * 2 * kFfn, kHidden * 2 * kFfn),
-                                   2 * kFfn, true);
+      const auto gate_up = product(
+          row(Site::expert_up, e, at, kHidden),
+          tensor("feed_forward.experts.gate_up_proj").subspan(size_t(e) * kHidden * 2 * kFfn, kHidden * 2 * kFfn),
+          2 * kFfn, true);
       std::vector<double> expected;
       for (size_t i = 0; i < kFfn; ++i) expected.push_back(silu(gate_up[i]) * gate_up[kFfn + i]);
       check_close(row(Site::expert_down, e, at, kFfn), expected);
@@ -263,7 +267,8 @@ TEST_CASE("calibrate: GPTQ is nearer to the source than rounding, and loads") {
 TEST_CASE("calibrate: experts that saw too little are rounded, and said by name") {
   TempDir dir;
   lively_source(dir / "source");
-  ConvertOptions o = options(dir / "source", dir / "target", random_sequences({20}, 5));  // 16 rows are enough at k = 64
+  ConvertOptions o =
+      options(dir / "source", dir / "target", random_sequences({20}, 5));  // 16 rows are enough at k = 64
   const std::string table = convert::convert(o);
   ConvertOptions rounded = options(dir / "source", dir / "rtn", {});
   rounded.gptq = false;
@@ -279,7 +284,8 @@ TEST_CASE("calibrate: experts that saw too little are rounded, and said by name"
     ++n_rounded;
     CAPTURE(module);
     CHECK(module.find(".experts.") != std::string::npos);
-    for (const char* tensor : {".weight_packed", ".weight_scale"}) CHECK(bytes_of(a, module + tensor) == bytes_of(b, module + tensor));
+    for (const char* tensor : {".weight_packed", ".weight_scale"})
+      CHECK(bytes_of(a, module + tensor) == bytes_of(b, module + tensor));
     CHECK(entry.find("relative_error")->as_number() > 0.01);
     const std::string line = cat("  ", module, " (", entry.find("calibration_rows")->as_integer(), " row");
     if (n_rounded <= 10) CHECK_MESSAGE(table.find(line) != std::string::npos, table);
@@ -351,14 +357,19 @@ TEST_CASE("calibrate: scales of keys and values") {
     CHECK(convert::convert(o).find("\nFP8 cache  largest key ") != std::string::npos);
     // From the model as it was written, as far as calibration quantised it.
     const fs::path model = gptq ? target : dir / "source";
-    const ModelConfig config = load_model_config(model);
+    ModelConfig config = load_model_config(model);
+    if (config.quantization)
+      config.quantization->set("kv_cache_scheme", Json());  // calibrated before there were scales
     const HfCheckpoint checkpoint(model), result(target);
     const CheckpointWeights weights(config, checkpoint);
     LayerRunner runner(config, Device::cpu, 2, o.calibration);
+    const std::vector<KvScales> read = load_kv_scales(result, {0, 4});
     for (int64_t l = 0; l < 4; ++l) {
       Recorder inputs;
       runner.load(l, weights);
       runner.run(true, &inputs);
+      CHECK(read[size_t(l)].k == doctest::Approx(inputs.k / 448).epsilon(1e-5));
+      CHECK(read[size_t(l)].v == doctest::Approx(inputs.v / 448).epsilon(1e-5));
       for (const auto& [name, most] : {std::pair("k_scale", inputs.k), {"v_scale", inputs.v}}) {
         const std::string tensor = cat("language_model.model.layers.", l, ".self_attn.", name);
         const TensorInfo* info = result.find(tensor);
@@ -378,7 +389,18 @@ TEST_CASE("calibrate: scales of keys and values") {
     CHECK(scheme->find("strategy")->as_string() == "tensor");
     CHECK_FALSE(scheme->find("dynamic")->as_bool());
     CHECK(read_checkpoint_index(target).total_bytes == result.total_bytes());
-    CHECK(convert::compare_logits(dir / "source", target, o.calibration, Device::cpu, 1, {}).mean_kl < 1);
+    // Compared as it will run, with that cache.
+    const auto kl = [&] {
+      return convert::compare_logits(dir / "source", target, o.calibration, Device::cpu, 1, {}).mean_kl;
+    };
+    const double with_fp8_cache = kl();
+    CHECK(with_fp8_cache < 1);
+    Json plain = written;
+    Json quantization = *written.find("quantization_config");
+    quantization.set("kv_cache_scheme", Json());
+    plain.set("quantization_config", std::move(quantization));
+    write_file_atomic(target / "config.json", dump_json(plain));
+    CHECK(kl() != with_fp8_cache);
   }
 }
 
@@ -434,7 +456,8 @@ TEST_CASE("calibrate: text") {
     return convert::read_sequences(dir / name, *frontend, length, most);
   };
   using Ids = std::vector<int32_t>;
-  CHECK(read("a.txt", "abcdefg", 4, 100) == Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e', 'f'}, Ids{begin, 'g'}});
+  CHECK(read("a.txt", "abcdefg", 4, 100) ==
+        Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e', 'f'}, Ids{begin, 'g'}});
   CHECK(read("a.txt", "abcdefg", 4, 6) == Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd'}});
   CHECK(read("a.txt", "<|eot|>a", 9, 9) == Sequences{Ids{begin, byte_token(special::kEot), 'a'}});
   CHECK(read("a.jsonl", "{\"text\": \"abc\"}\n\n{\"text\": \"defghi\", \"more\": 1}\n", 5, 100) ==
@@ -454,11 +477,13 @@ TEST_CASE("calibrate: text") {
   CHECK(error("e.txt", "").ends_with("e.txt: expected text, found none"));
   CHECK(error("e.txt", " \n\n").ends_with("e.txt: expected text, found none"));
   CHECK(error("e.txt", "a\xff").find("not UTF-8") != std::string::npos);
-  CHECK(error("e.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}").find("e.jsonl: line 2: expected \"text\"") != std::string::npos);
+  CHECK(error("e.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}").find("e.jsonl: line 2: expected \"text\"") !=
+        std::string::npos);
   CHECK(error("e.jsonl", "\n[1]").find("e.jsonl: line 2: expected an object, found array") != std::string::npos);
   CHECK(error("e.jsonl", "{\"text\": ").find("e.jsonl: line 1: not valid JSON") != std::string::npos);
   CHECK(error("e.jsonl", "{\"messages\": 1}").find("e.jsonl: line 1: ") != std::string::npos);
-  CHECK(error_of([&] { convert::read_sequences(dir / "nothing", *frontend, 8, 8); }).find("nothing") != std::string::npos);
+  CHECK(error_of([&] { convert::read_sequences(dir / "nothing", *frontend, 8, 8); }).find("nothing") !=
+        std::string::npos);
 }
 
 TEST_CASE("l4-convert: calibration from the command line") {
@@ -469,10 +494,11 @@ TEST_CASE("l4-convert: calibration from the command line") {
   write_file_atomic(text, words);
   const auto l4_convert = [&](const std::vector<std::string>& more) {
     return run(tool("l4-convert", std::vector<std::string>{source, (dir / "target").string(), "--preset", "w4a16",
-                                                            "--group-size", "64", "--device", "cpu"} + more));
+                                                           "--group-size", "64", "--device", "cpu"} +
+                                      more));
   };
-  const Result r = l4_convert({"--calibration", text, "--calibration-tokens", "500", "--calibration-seqlen", "64", "--kv-scales",
-                               "--verify", "--max-kl", "5"});
+  const Result r = l4_convert({"--calibration", text, "--calibration-tokens", "500", "--calibration-seqlen", "64",
+                               "--kv-scales", "--verify", "--max-kl", "5"});
   CHECK_MESSAGE(r.status == 0, r.err);
   for (const char* line : {"\nGPTQ  ", "\nFP8 cache  ", "\nverified on ", "  same likeliest      "})
     CHECK_MESSAGE(r.out.find(line) != std::string::npos, r.out);
@@ -492,8 +518,8 @@ TEST_CASE("l4-convert: calibration from the command line") {
   CHECK(error({"--kv-scales"}, 2).find("--kv-scales: expected a text (--calibration)") != std::string::npos);
   CHECK(error({"--calibration-tokens", "5"}, 2).find("--calibration-tokens: expected a text") != std::string::npos);
   CHECK(error({"--calibration", text + ".gone"}, 1).find("text.txt.gone") != std::string::npos);
-  CHECK(error({"--calibration", text, "--calibration-tokens", "1000000"}, 1).find("--calibration-tokens asks for 1000000") !=
-        std::string::npos);
+  CHECK(error({"--calibration", text, "--calibration-tokens", "1000000"}, 1)
+            .find("--calibration-tokens asks for 1000000") != std::string::npos);
   CHECK(error({"--calibration", text, "--calibration-seqlen", "100000"}, 2).find("longer than the 32768 positions") !=
         std::string::npos);
   write_file_atomic(text, "");

@@ -63,7 +63,8 @@ class CacheMaxima : public InputObserver {
 // The source's weights but for what the layer's file holds in INT4.
 class QuantizedLayer : public WeightSource {
  public:
-  QuantizedLayer(const CheckpointWeights& source, const fs::path& dir, const std::vector<const Item*>& items, int64_t group)
+  QuantizedLayer(const CheckpointWeights& source, const fs::path& dir, const std::vector<const Item*>& items,
+                 int64_t group)
       : source_(source), quantized_(dir) {
     for (const Item* item : items) {
       StoredWeight& w = stored_[item->source];
@@ -181,7 +182,8 @@ class Calibrator {
       }
       if (cache) {
         for (const float most : {maxima.k, maxima.v})
-          if (!std::isfinite(most)) fail_input(config_.source, ": layer ", l, " gives keys or values that are not finite");
+          if (!std::isfinite(most))
+            fail_input(config_.source, ": layer ", l, " gives keys or values that are not finite");
         notes.set("k_max", double(maxima.k));
         notes.set("v_max", double(maxima.v));
       }

@@ -3,7 +3,7 @@
 // quantised layer makes of the text.
 //
 //   DIR/00007/model.safetensors   the layer's codes and scales, under the names they will have
-//   DIR/00007/notes.json          how each was made and what it lost; largest |k| and |v|. Written last: the layer is done
+//   DIR/00007/notes.json          how each was made and what it lost; largest |k| and |v|. Written last
 //
 // A run that was ended goes on behind the last layer that is done; the text then runs through the earlier ones again.
 #pragma once
@@ -22,14 +22,17 @@ struct CalibrationOptions {
   Device device = Device::automatic;
   int threads = 0;
   bool gptq = true, kv_scales = false;
-  uint64_t memory_bytes = 0;  // for the sums over inputs at once; 0: half of what is free. The result does not depend on it.
+  // For the sums over inputs at once; 0: half of what is free. The result does not depend on it.
+  uint64_t memory_bytes = 0;
   std::function<void(int64_t done, int64_t total)> on_progress;  // tokens through layers
 };
 
-// A linear of k columns whose inputs had fewer rows is rounded (RTN): so few know too little of other text. The demo's experts
-// (k = 256) on text that was not calibrated on, rounded and by GPTQ: mean KL 0.0053 and 0.0071 with some 100 rows an expert
-// (47 to 200), 0.0079 and 0.0039 with some 200 (69 to 600).
-constexpr int64_t min_calibration_rows(int64_t k) { return k / 4; }
+// A linear of k columns whose inputs had fewer rows is rounded (RTN): so few know too little of other text. The demo's
+// experts (k = 256) on text that was not calibrated on, rounded and by GPTQ: mean KL 0.0053 and 0.0071 with some 100
+// rows an expert (47 to 200), 0.0079 and 0.0039 with some 200 (69 to 600).
+constexpr int64_t min_calibration_rows(int64_t k) {
+  return k / 4;
+}
 
 Calibration calibrate(const ModelConfig& config, const HfCheckpoint& source, const Plan& plan,
                       const CalibrationOptions& options, const fs::path& dir);

@@ -17,9 +17,9 @@ struct ConvertOptions {
   Recipe recipe;
   // Text by which INT4 codes are chosen and keys' and values' scales found. With none, codes are rounded (RTN).
   Sequences calibration;
-  bool gptq = false;  // recipe.kv_scales and this: Error{usage} without text
-  Device device = Device::automatic;     // where the model runs on the text
-  uint64_t calibration_bytes = 0;        // see CalibrationOptions
+  bool gptq = false;                  // recipe.kv_scales and this: Error{usage} without text
+  Device device = Device::automatic;  // where the model runs on the text
+  uint64_t calibration_bytes = 0;     // see CalibrationOptions
   uint64_t max_shard_bytes = 5'000'000'000;
   int threads = 0;                 // 0: one a core, at most kMaxThreads: each takes some 100 MB
   int64_t piece_bytes = 32 << 20;  // of the source, that a thread holds at once
@@ -38,8 +38,8 @@ std::string dry_run(const ConvertOptions& options);
 // same options and source.
 std::string convert(const ConvertOptions& options);
 
-// Loads what convert() has made and compares it with the source on the sequences (verify.h); adds the result to the report.
-// Returns lines for people. Error{input} where the mean KL is above `max_kl`.
+// Loads what convert() has made and compares it with the source on the sequences (verify.h); adds the result to the
+// report. Returns lines for people. Error{input} where the mean KL is above `max_kl`.
 std::string verify(const ConvertOptions& options, const Sequences& sequences, std::optional<double> max_kl,
                    const std::function<void(int64_t done, int64_t total)>& on_progress);
 

@@ -6,6 +6,7 @@
 #include "dist/comm.h"
 #include "engine/executor.h"
 #include "l4/load_plan.h"
+#include "model/quantization.h"
 
 namespace l4::convert {
 
@@ -74,7 +75,8 @@ LayerRunner::LayerRunner(const ModelConfig& config, Device device, int threads, 
       sequences_(sequences),
       activation_(config.weights_dtype == "float32" ? DType::f32 : DType::bf16),
       alone_(make_single_comm()) {
-  L4_CHECK(!sequences.empty() && std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s.empty(); }));
+  L4_CHECK(!sequences.empty() &&
+           std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s.empty(); }));
   config_.vision.reset();
   LoadOptions where;
   where.device = device;
@@ -106,7 +108,11 @@ void LayerRunner::load(int64_t layer, const WeightSource& weights) {
   model_ = std::make_unique<TextModel>(config_, weights_, activation_);
   const int64_t pages = longest(sequences_) / kv_page_tokens(config_.text) + 1;
   int64_t n_pages[kNumAttentionKinds] = {pages, pages};
-  kv_ = std::make_unique<KvCache>(*backend_, config_.text, shard_, activation_, n_pages);
+  const std::optional<Quantization> quantization = read_quantization(config_);
+  const bool fp8 = quantization && quantization->fp8_cache;
+  std::vector<KvScales> scales;
+  if (fp8 && quantization->cache_scales) scales = weights.kv_scales(shard_.layers);
+  kv_ = std::make_unique<KvCache>(*backend_, config_.text, shard_, fp8 ? DType::f8_e4m3 : activation_, n_pages, scales);
 }
 
 void LayerRunner::run(bool keep, InputObserver* observer) {

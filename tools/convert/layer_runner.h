@@ -18,14 +18,15 @@ using Sequences = std::vector<std::vector<int32_t>>;  // of token ids, none empt
 
 class LayerRunner {
  public:
-  // The first GPU that we can use or the CPU, as `device` says; activations are BF16, or F32 for an F32 checkpoint. `config`
-  // and `sequences` stay with the caller.
+  // The first GPU that we can use or the CPU, as `device` says; activations are BF16, or F32 for an F32 checkpoint;
+  // keys and values the same, or FP8 where the config asks for it. `sequences` stay with the caller.
   LayerRunner(const ModelConfig& config, Device device, int threads, const Sequences& sequences);
   ~LayerRunner();
 
   // The layer that the next runs are of: 0, then the one behind it, or the same with other weights.
   void load(int64_t layer, const WeightSource& weights);
-  // All sequences from where the layer before has left them. `keep`: where this layer leaves them is what the next one gets.
+  // All sequences from where the layer before has left them. `keep`: where this layer leaves them is what the next one
+  // gets.
   void run(bool keep, InputObserver* observer = nullptr);
   // The last layer's run, with the logits of all rows: [tokens, vocab] of each sequence.
   using OnLogits = std::function<void(size_t sequence, std::span<const float> logits)>;

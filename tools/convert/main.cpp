@@ -56,7 +56,8 @@ int l4_convert_main(int argc, char** argv) {
   l4::convert::ConvertOptions o;
   Flags flags("l4-convert",
               "Converts a BF16, F16 or F32 checkpoint to FP8 or INT4, as vLLM and transformers read them.");
-  flags.usage("l4-convert SOURCE TARGET [--preset NAME] [--group-size N] [--rule PATTERN=FORMAT ...] [--calibration FILE]");
+  flags.usage(
+      "l4-convert SOURCE TARGET [--preset NAME] [--group-size N] [--rule PATTERN=FORMAT ...] [--calibration FILE]");
   flags.examples(
       "l4-convert Llama-4-Scout-17B-16E-Instruct Scout-FP8\n"
       "l4-convert Llama-4-Scout-17B-16E-Instruct Scout-INT4 --preset w4a16 --dry-run\n"
@@ -80,10 +81,11 @@ int l4_convert_main(int argc, char** argv) {
   flags.group("Calibration");
   TextFlags text;
   std::optional<bool> gptq;
-  flags.path("--calibration", "FILE",
-             "text to run the model on: plain, or JSON lines (.jsonl) with \"text\" or \"messages\"; INT4 codes are then "
-             "chosen by GPTQ",
-             &text.calibration);
+  flags.path(
+      "--calibration", "FILE",
+      "text to run the model on: plain, or JSON lines (.jsonl) with \"text\" or \"messages\"; INT4 codes are then "
+      "chosen by GPTQ",
+      &text.calibration);
   flags.value("--method", "rtn|gptq",
               "of INT4: rounding to nearest with a searched scale, or GPTQ (default where there is a text)",
               [&](const std::string& name) {
@@ -100,7 +102,7 @@ int l4_convert_main(int argc, char** argv) {
               [&](const std::string& name) { o.device = l4::parse_device(name); });
   flags.toggle("--verify", "load the result and compare its logits with the source's", &text.verify);
   flags.number<float>("--max-kl", "X", "with --verify: fail where the mean KL divergence is larger", &text.max_kl, 0,
-                       1e9);
+                      1e9);
   flags.group("Target");
   int64_t max_shard = int64_t(o.max_shard_bytes);
   flags.size("--max-shard-size", "largest file (default 5 GB); a larger tensor has one to itself", &max_shard, 1);
@@ -145,9 +147,8 @@ int l4_convert_main(int argc, char** argv) {
   progress.emplace();
   l4::tools::write_stdout(table);
   if (!text.verify) return 0;
-  const std::string found = l4::convert::verify(o, to_verify, text.max_kl, [&](int64_t done, int64_t total) {
-    progress->tokens("verifying", done, total);
-  });
+  const std::string found = l4::convert::verify(
+      o, to_verify, text.max_kl, [&](int64_t done, int64_t total) { progress->tokens("verifying", done, total); });
   progress.reset();
   l4::tools::write_stdout(found);
   return 0;

@@ -29,11 +29,15 @@ void ObservedBackend::observe_experts(Site site, const Route& route, int64_t wid
   std::vector<int32_t> chosen(static_cast<size_t>(route.expert.elements()));
   backend_.download(chosen.data(), route.expert);
   std::vector<float> rows;
-  for (int64_t e = 0; e < n_experts_; ++e) {
-    if (!observer_.wants(site, e)) continue;
+  for (int64_t e = 0, n_before = 0; e < n_experts_; ++e) {
+    const bool wanted = observer_.wants(site, e);
     rows.clear();
     for (size_t c = 0; c < chosen.size(); ++c)
-      if (chosen[c] == e) gather(int64_t(c), rows);
+      if (chosen[c] == e) {
+        if (wanted) gather(int64_t(c), n_before, rows);
+        ++n_before;
+      }
+    if (!wanted) continue;
     L4_CHECK(int64_t(rows.size()) % width == 0);
     if (!rows.empty()) observer_.inputs(site, e, rows);
   }
@@ -78,12 +82,14 @@ void ObservedBackend::ffn_up(const FfnUpArgs& a) {
   if (a.experts) {
     const int64_t width = a.h.cols();
     std::vector<float> h, score;
-    observe_experts(Site::expert_up, a.route, width, [&](int64_t choice, std::vector<float>& rows) {
+    observe_experts(Site::expert_up, a.route, width, [&](int64_t choice, int64_t, std::vector<float>& rows) {
       if (h.empty()) h = floats(a.h), score = floats(a.route.score);
-      const float* row = &h[size_t(choice / a.route.top_k * width)];
+      const float* from = &h[size_t(choice / a.route.top_k * width)];
+      rows.resize(rows.size() + size_t(width));
+      float* to = &rows[rows.size() - size_t(width)];
       for (int64_t i = 0; i < width; ++i) {
-        const float x = row[i] * score[size_t(choice)];
-        rows.push_back(a.h.dtype == DType::bf16 ? round_bf16(x) : x);
+        const float x = from[i] * score[size_t(choice)];
+        to[i] = a.h.dtype == DType::bf16 ? round_bf16(x) : x;
       }
     });
   }
@@ -94,11 +100,16 @@ void ObservedBackend::ffn_down(const FfnDownArgs& a) {
   observe(Site::shared_down, a.act_shared);
   if (a.experts) {
     const int64_t width = a.act_routed.cols();
+    // Only ffn_down reads what ffn_up leaves: kernels for more than a few rows keep it expert after expert.
+    const std::string kernel = backend_.kernel_of(a);
+    const bool in_order_of_choices = kernel.empty() || kernel == "small_m";
     std::vector<float> act;
-    observe_experts(Site::expert_down, a.route, width, [&](int64_t choice, std::vector<float>& rows) {
-      if (act.empty()) act = floats(a.act_routed);
-      rows.insert(rows.end(), act.begin() + choice * width, act.begin() + (choice + 1) * width);
-    });
+    observe_experts(Site::expert_down, a.route, width,
+                    [&](int64_t choice, int64_t by_expert, std::vector<float>& rows) {
+                      if (act.empty()) act = floats(a.act_routed);
+                      const int64_t at = in_order_of_choices ? choice : by_expert;
+                      rows.insert(rows.end(), act.begin() + at * width, act.begin() + (at + 1) * width);
+                    });
   }
   backend_.ffn_down(a);
 }

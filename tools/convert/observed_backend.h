@@ -17,7 +17,8 @@ class InputObserver {
   virtual ~InputObserver() = default;
   // expert: -1 but at the experts' sites.
   virtual bool wants(Site site, int64_t expert) const = 0;
-  // Rows [n, k], as the product takes them: an expert's are those that were sent to it, times their score going up.
+  // Rows [n, k], as the product takes them, a step's in any order: an expert's are those that were sent to it, times
+  // their score going up.
   virtual void inputs(Site site, int64_t expert, std::span<const float> rows) = 0;
   // Largest |k| and |v| that a step wrote to the cache, which must not be FP8.
   virtual bool wants_cache() const = 0;
@@ -70,7 +71,8 @@ class ObservedBackend : public Backend {
  private:
   std::vector<float> floats(const View& view);
   void observe(Site site, const View& rows);
-  // Of the rows' choices those of each expert: `gather` appends the input of choice c.
+  // Of the rows' choices those of each expert: gather(choice, its number in the order of experts, rows) appends its
+  // input.
   template <class Gather>
   void observe_experts(Site site, const Route& route, int64_t width, const Gather& gather);
 

@@ -156,8 +156,9 @@ void Worker::run_fp8(const Item& item, const Piece& piece, const SourceFiles& so
   scales_.resize(size_t(n));
   for_each_tile(item, piece, source, [&](int64_t first, int64_t rows, std::span<const float> weights) {
     for (int64_t r = 0; r < rows; ++r)
-      scales_[size_t(first + r)] = quantize_fp8_row(weights.subspan(size_t(r * k), size_t(k)),
-                                                    std::span(codes_).subspan(size_t((first + r) * k), size_t(k)), error);
+      scales_[size_t(first + r)] =
+          quantize_fp8_row(weights.subspan(size_t(r * k), size_t(k)),
+                           std::span(codes_).subspan(size_t((first + r) * k), size_t(k)), error);
   });
   out.write_at(item.tensors[0], uint64_t(piece.begin * k), bytes_of(codes_, n * k));
   out.write_at(item.tensors[1], uint64_t(piece.begin) * sizeof(BFloat16), bytes_of(scales_, n));
@@ -181,7 +182,8 @@ double Worker::run_int4(const Item& item, int64_t group, const Piece& piece, con
       return;
     }
     for (int64_t r = 0; r < rows; ++r)
-      quantize_int4_row(weights.subspan(size_t(r * k), size_t(k)), group, words(first + r, 1), scales(first + r, 1), error);
+      quantize_int4_row(weights.subspan(size_t(r * k), size_t(k)), group, words(first + r, 1), scales(first + r, 1),
+                        error);
   });
   out.write_at(place.words, uint64_t(piece.begin * k / 2), bytes_of(words_, n * k / 8));
   out.write_at(place.scales, uint64_t(piece.begin * n_scales) * sizeof(BFloat16), bytes_of(scales_, n * n_scales));

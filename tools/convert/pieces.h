@@ -51,8 +51,8 @@ class Worker {
   QuantError run(const Plan& plan, const Piece& piece, const SourceFiles& source, const Calibration& calibration,
                  SafetensorsWriter& out);
   // A piece of a linear to INT4: by `factor`, or rounded where there is none. Returns what quantize_rows() does.
-  double run_int4(const Item& item, int64_t group, const Piece& piece, const SourceFiles& source, const GptqFactor* factor,
-                  SafetensorsWriter& out, const Int4Place& place, QuantError& error);
+  double run_int4(const Item& item, int64_t group, const Piece& piece, const SourceFiles& source,
+                  const GptqFactor* factor, SafetensorsWriter& out, const Int4Place& place, QuantError& error);
 
  private:
   std::span<std::byte> buffer(size_t bytes);
@@ -61,8 +61,10 @@ class Worker {
   template <class Visit>
   void for_each_tile(const Item& item, const Piece& piece, const SourceFiles& source, const Visit& visit);
   void keep_rows(const Item& item, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out);
-  void run_fp8(const Item& item, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out, QuantError& error);
-  void copy_int4(const Item& item, int64_t group, const Piece& piece, const CalibratedLinear& from, SafetensorsWriter& out);
+  void run_fp8(const Item& item, const Piece& piece, const SourceFiles& source, SafetensorsWriter& out,
+               QuantError& error);
+  void copy_int4(const Item& item, int64_t group, const Piece& piece, const CalibratedLinear& from,
+                 SafetensorsWriter& out);
 
   std::vector<std::byte> memory_, turned_;
   std::vector<float> floats_;

@@ -31,7 +31,8 @@ Json dynamic_inputs() {
   return json;
 }
 
-// One scale for all keys of a layer and one for all values, as llm-compressor writes them: X.self_attn.k_scale, v_scale.
+// One scale for all keys of a layer and one for all values, as llm-compressor writes them: X.self_attn.k_scale,
+// v_scale.
 Json kv_cache_scheme() {
   Json json = arguments(Scheme::fp8, 0);
   json.set("strategy", "tensor");
@@ -94,12 +95,13 @@ Json quantization_config(const std::vector<Item>& items, const Recipe& recipe, c
     ignore.push_back(text_only ? "lm_head" : "language_model.lm_head");
   }
 
-  return Json::Object{
-      {"config_groups", std::move(groups)},  {"format", mixed ? "mixed-precision" : format_of(*schemes.begin())},
-      {"global_compression_ratio", nullptr}, {"ignore", std::move(ignore)},
-      {"kv_cache_scheme", recipe.kv_scales ? kv_cache_scheme() : Json()},
-      {"quant_method", "compressed-tensors"},
-      {"quantization_status", "compressed"}};
+  return Json::Object{{"config_groups", std::move(groups)},
+                      {"format", mixed ? "mixed-precision" : format_of(*schemes.begin())},
+                      {"global_compression_ratio", nullptr},
+                      {"ignore", std::move(ignore)},
+                      {"kv_cache_scheme", recipe.kv_scales ? kv_cache_scheme() : Json()},
+                      {"quant_method", "compressed-tensors"},
+                      {"quantization_status", "compressed"}};
 }
 
 }  // namespace l4::convert

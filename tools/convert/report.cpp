@@ -119,8 +119,7 @@ std::string calibration_summary(const Calibration& calibration) {
   std::vector<std::string> rounded;
   for (const auto& [module, linear] : calibration.linears)
     if (!linear.gptq) rounded.push_back(cat(module, " (", linear.n_rows, linear.n_rows == 1 ? " row)" : " rows)"));
-  if (!calibration.linears.empty())
-    out += cat("\nGPTQ  ", calibration.linears.size() - rounded.size(), " linears");
+  if (!calibration.linears.empty()) out += cat("\nGPTQ  ", calibration.linears.size() - rounded.size(), " linears");
   if (!rounded.empty()) {
     constexpr size_t kMost = 20;
     out += cat("; rounded, for want of inputs in the text: ", rounded.size(), "\n");
@@ -177,11 +176,12 @@ Json error_report(const Plan& plan, const std::vector<QuantError>& errors, const
   Json rules = Json::Array{};
   for (const Rule& rule : plan.recipe.rules) rules.push_back(rule.text());
   Json report = Json::Object{{"preset", plan.recipe.preset},    {"group_size", plan.recipe.group},
-                      {"rules", std::move(rules)},       {"bytes_from", int64_t(plan.source_bytes)},
-                      {"bytes_to", int64_t(plan.bytes)}, {"parts", std::move(parts)},
-                      {"tensors", std::move(tensors)}};
+                             {"rules", std::move(rules)},       {"bytes_from", int64_t(plan.source_bytes)},
+                             {"bytes_to", int64_t(plan.bytes)}, {"parts", std::move(parts)},
+                             {"tensors", std::move(tensors)}};
   if (!calibration.k_max.empty()) {
-    Json::Array k(calibration.k_max.begin(), calibration.k_max.end()), v(calibration.v_max.begin(), calibration.v_max.end());
+    Json::Array k(calibration.k_max.begin(), calibration.k_max.end()),
+        v(calibration.v_max.begin(), calibration.v_max.end());
     report.set("largest_key", std::move(k));
     report.set("largest_value", std::move(v));
   }

@@ -59,8 +59,8 @@ class Target {
   const std::vector<QuantError>* finished(size_t shard) const;
   void save_errors(const OutputShard& shard, const std::vector<QuantError>& errors) const;
 
-  // After the last shard: `extra` in a file of their own (F32 [1]), everything of the source's folder that is no weights,
-  // the index, the config; then the notes that begin() made go.
+  // After the last shard: `extra` in a file of their own (F32 [1]), everything of the source's folder that is no
+  // weights, the index, the config; then the notes that begin() made go.
   void finish(const Plan& plan, const std::vector<NamedValue>& extra) const;
   void sync() const;  // names of files that were renamed are on the disk
 

@@ -81,20 +81,32 @@ Sequences take_tokens(Sequences& sequences, int64_t most) {
 }
 
 const char* const kBuiltInText =
-    "The harbour lies on the north side of the island, behind a low wall of grey stone that was built in 1874 and has been "
-    "repaired after every hard winter since. In summer three boats a day bring visitors, most of them from the mainland, who "
-    "walk up to the lighthouse, eat their bread on the grass and go home before dark. In winter there is one boat a week, if "
-    "the weather allows it.\n\nThe keeper of the lighthouse, a woman of about sixty, writes down the wind and the height of "
-    "the water each morning at seven. \"Nobody reads it,\" she says, \"but if I stopped, somebody would ask why.\" Her books "
-    "go back 41 years; those of the keepers before her fill two shelves. A student once copied the numbers into a table and "
-    "found that the water now stands 9.2 centimetres higher than in the first of them.\n\nWhat does one need to live here? "
-    "First, a stove that burns wood as well as coal. Second, a good pair of boots. Third, patience: the shop orders what you "
-    "ask for, and it comes when it comes. People who move here for the quiet often leave after two years, because of the "
-    "quiet. Those who stay have usually found some work to do with their hands, such as mending nets, keeping bees, or "
-    "building the small blue boats for which the island is known.\n\ndef tide(hours, mean=2.4, range=1.6):\n    \"\"\"Height of "
-    "the water in metres, so many hours after high water.\"\"\"\n    return mean + range / 2 * math.cos(2 * math.pi * hours / "
-    "12.42)\n\n| month | boats | visitors |\n| --- | ---: | ---: |\n| June | 84 | 2,310 |\n| July | 93 | 3,875 |\n| August | 93 "
-    "| 4,102 |\n\nL'hiver, le vent vient du nord-est. Im Winter kommt der Wind aus Nordosten. El barco sale a las ocho y "
-    "media.\n";
+    R"(The harbour lies on the north side of the island, behind a low wall of grey stone that was built in 1874 and has
+been repaired after every hard winter since. In summer three boats a day bring visitors, most of them from the mainland,
+who walk up to the lighthouse, eat their bread on the grass and go home before dark. In winter there is one boat a week,
+if the weather allows it.
+
+The keeper of the lighthouse, a woman of about sixty, writes down the wind and the height of the water each morning at
+seven. "Nobody reads it," she says, "but if I stopped, somebody would ask why." Her books go back 41 years; those of the
+keepers before her fill two shelves. A student once copied the numbers into a table and found that the water now stands
+9.2 centimetres higher than in the first of them.
+
+What does one need to live here? First, a stove that burns wood as well as coal. Second, a good pair of boots. Third,
+patience: the shop orders what you ask for, and it comes when it comes. People who move here for the quiet often leave
+after two years, because of the quiet. Those who stay have usually found some work to do with their hands, such as
+mending nets, keeping bees, or building the small blue boats for which the island is known.
+
+def tide(hours, mean=2.4, range=1.6):
+    """Height of the water in metres, so many hours after high water."""
+    return mean + range / 2 * math.cos(2 * math.pi * hours / 12.42)
+
+| month | boats | visitors |
+| --- | ---: | ---: |
+| June | 84 | 2,310 |
+| July | 93 | 3,875 |
+| August | 93 | 4,102 |
+
+L'hiver, le vent vient du nord-est. Im Winter kommt der Wind aus Nordosten. El barco sale a las ocho y media.
+)";
 
 }  // namespace l4::convert

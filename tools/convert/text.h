@@ -7,9 +7,9 @@
 namespace l4::convert {
 
 // A file of plain text is cut into sequences of `length` tokens, each behind the beginning-of-text token. Of JSON lines
-// (FILE.jsonl) each is a sequence, cut off at `length`: {"text": "..."} or a conversation, {"messages": [...]}, by the chat
-// template. Names of special tokens in either become those tokens. Stops behind `most` tokens.
-// Error{io | input} naming file and line, also where there is no text.
+// (FILE.jsonl) each is a sequence, cut off at `length`: {"text": "..."} or a conversation, {"messages": [...]}, by the
+// chat template. Names of special tokens in either become those tokens. Stops behind `most` tokens. Error{io | input}
+// naming file and line, also where there is no text.
 Sequences read_sequences(const fs::path& file, const Frontend& frontend, int64_t length, int64_t most);
 
 int64_t count_tokens(const Sequences& sequences);

@@ -27,7 +27,8 @@ struct Sums {
   int64_t n_next = 0, n_same = 0;
 };
 
-void add_row(std::span<const float> p, std::span<const float> q, std::optional<int32_t> next, Sums& sums, Comparison& c) {
+void add_row(std::span<const float> p, std::span<const float> q, std::optional<int32_t> next, Sums& sums,
+             Comparison& c) {
   const double p_sum = log_sum(p), q_sum = log_sum(q);
   double kl = 0;
   for (size_t i = 0; i < p.size(); ++i) {

@@ -43,7 +43,8 @@ Matrix product(const std::vector<float>& x, int64_t n, int64_t k, double damping
   Matrix h(size_t(k * k));
   for (int64_t t = 0; t < n; ++t)
     for (int64_t i = 0; i < k; ++i)
-      for (int64_t j = 0; j < k; ++j) h[size_t(i * k + j)] += double(x[size_t(t * k + i)]) * double(x[size_t(t * k + j)]);
+      for (int64_t j = 0; j < k; ++j)
+        h[size_t(i * k + j)] += double(x[size_t(t * k + i)]) * double(x[size_t(t * k + j)]);
   double mean = 0;
   for (int64_t i = 0; i < k; ++i) mean += h[size_t(i * k + i)] / double(k);
   for (int64_t i = 0; i < k; ++i) h[size_t(i * k + i)] += damping * mean;
@@ -88,13 +89,15 @@ Result brute_force(const std::vector<float>& w, const Matrix& h, int64_t k, int6
       const double d = left[size_t(j * k + j)];
       importance.push_back(float(1 / d));
       for (int64_t i = k - 1; i >= j; --i)
-        for (int64_t l = k - 1; l >= j; --l) left[size_t(i * k + l)] -= left[size_t(i * k + j)] * left[size_t(j * k + l)] / d;
+        for (int64_t l = k - 1; l >= j; --l)
+          left[size_t(i * k + l)] -= left[size_t(i * k + j)] * left[size_t(j * k + l)] / d;
     }
     double scale = 0;
     for (int64_t j = 0; j < k; ++j) {
       if (j % group == 0) {
         const std::vector<float> now(row.begin() + j, row.begin() + j + group);
-        result.scales.push_back(to_float(search_int4_scale(now, std::span(importance).subspan(size_t(j), size_t(group)))));
+        result.scales.push_back(
+            to_float(search_int4_scale(now, std::span(importance).subspan(size_t(j), size_t(group)))));
         scale = double(result.scales.back());
       }
       const double code = std::clamp(std::nearbyint(row[size_t(j)] / scale), -8.0, 7.0);
@@ -103,7 +106,8 @@ Result brute_force(const std::vector<float>& w, const Matrix& h, int64_t k, int6
       const double d = inv[size_t(j * k + j)], e = (row[size_t(j)] - code * scale) / d;
       for (int64_t i = j; i < k; ++i) row[size_t(i)] -= e * inv[size_t(j * k + i)];
       for (int64_t i = k - 1; i >= j; --i)
-        for (int64_t l = k - 1; l >= j; --l) inv[size_t(i * k + l)] -= inv[size_t(i * k + j)] * inv[size_t(j * k + l)] / d;
+        for (int64_t l = k - 1; l >= j; --l)
+          inv[size_t(i * k + l)] -= inv[size_t(i * k + j)] * inv[size_t(j * k + l)] / d;
     }
   }
   return result;
@@ -191,7 +195,8 @@ TEST_CASE("gptq: the codes of the algorithm as it is described") {
     const Solved found = solve(w, h, group, pool);
     const Matrix damped = product(x, n_inputs, k, kGptqDamping);
     const Result expected = brute_force(w, damped, k, group);
-    // A value in the middle of two codes, or two scales as good, may fall to either side: the row then goes another way.
+    // A value in the middle of two codes, or two scales as good, may fall to either side: the row then goes another
+    // way.
     int64_t same = 0;
     for (int64_t row = 0; row < n; ++row)
       same += std::equal(found.codes.begin() + row * k, found.codes.begin() + (row + 1) * k,
