@@ -33,7 +33,7 @@ bool has_bias(const PackedWeight* w) {
 bool is_fp8(const LinearSpec& spec) {
   return spec.format == WeightFormat::fp8 && spec.input != InputFormat::as_is && spec.k % kCodesTogether == 0;
 }
-// More rows than kSmallM.
+// What small_m does not take.
 MatmulKernel quantized_linear_kernel(const LinearSpec& spec, int64_t n_rows) {
   if (is_fp8(spec) && spec.n % kGateBlock == 0 && !spec.bias) return MatmulKernel::fp8;
   if (has_int4_groups(spec) && spec.k % kInt4Columns == 0 && spec.n % 2 == 0 && !spec.bias && n_rows <= kInt4LinearRows)
@@ -53,8 +53,7 @@ void note_quantized(FfnShape& s, DType a, const PackedWeight* shared, const Pack
            (!experts || (has_int4_groups(experts->spec) && experts->spec.group == shared->spec.group));
 }
 MatmulKernel quantized_ffn_kernel(const FfnShape& s, int64_t n_rows) {
-  const bool stages =
-      s.d % kInt4Columns == 0 && s.f_shared % kInt4Columns == 0 && s.f_experts % kInt4Columns == 0;
+  const bool stages = s.d % kInt4Columns == 0 && s.f_shared % kInt4Columns == 0 && s.f_experts % kInt4Columns == 0;
   if (s.grouped) return MatmulKernel::grouped;
   if (s.int4 && stages && n_rows <= kInt4FfnRows) return MatmulKernel::int4;
   return s.dequantizable ? MatmulKernel::dequantized : MatmulKernel::generic;
@@ -88,13 +87,11 @@ bool have_same_order(const std::string& up, const std::string& down) {
 
 MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
   if (x != DType::bf16) return MatmulKernel::generic;
-  if (n_rows <= kSmallM) {
-    const int64_t slab = small_m_slab(spec);
-    return slab > 0 && spec.k % slab == 0 ? MatmulKernel::small_m : MatmulKernel::generic;
-  }
+  const int64_t slab = small_m_slab(spec);
+  if (n_rows <= kSmallM && slab > 0 && spec.k % slab == 0) return MatmulKernel::small_m;
   if (is_quantized(spec.format)) return quantized_linear_kernel(spec, n_rows);
-  return is_bf16(spec) && spec.k % 2 == 0 ? MatmulKernel::cublaslt
-                                          : MatmulKernel::generic;  // vision's patches have k 588
+  const bool more = n_rows > kSmallM && is_bf16(spec) && spec.k % 2 == 0;  // vision's patches have k 588
+  return more ? MatmulKernel::cublaslt : MatmulKernel::generic;
 }
 
 FfnShape ffn_shape(const FfnUpArgs& args) {
@@ -131,8 +128,7 @@ MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
   const bool slabs = s.slab > 0 && s.d % s.slab == 0 && s.f_shared % s.slab == 0 && s.f_experts % s.slab == 0;
   if (slabs && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
   if (s.top_k > 1 || s.n_experts > kGroupedExperts) return MatmulKernel::generic;
-  if (s.bf16) return MatmulKernel::grouped;
-  return n_rows > kSmallM ? quantized_ffn_kernel(s, n_rows) : MatmulKernel::generic;
+  return s.bf16 ? MatmulKernel::grouped : quantized_ffn_kernel(s, n_rows);
 }
 
 const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {

@@ -58,7 +58,7 @@ namespace l4::cuda::small_m {
 
 template <class V, Mode mode>
 __global__ void __maxnreg__(V::kColumns == 1 ? 88
-                                             : 128)  // 88 leave room for a block of norm.cu on each quarter of the SM
+                                             : 160)  // 88 leave room for a block of norm.cu on each quarter of the SM
     small_m_kernel(const __grid_constant__ Args a) {
   __shared__ Shared<V> s;
   unsigned char* ring = dynamic_shared();
@@ -80,7 +80,7 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88
     const int e = mode == Mode::down ? choice(a) : 0;
     if (one) {
       for (int i = 0; i < a.ring; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
-      for (int i = 0; i < kBuffers; ++i)
+      for (int i = 0; i < V::kBuffers; ++i)
         mbarrier_init(&s.handed[i], 32 * kWarps), mbarrier_init(&s.taken[i], 32 * V::kParts);
       mbarrier_init(&s.routed, 32);
       mbarrier_init_fence();
@@ -166,8 +166,9 @@ CUtensorMap slabs(const PackedWeight& w) {
 
 template <class V, Mode mode>
 void start(const OpContext& ctx, Args a, const PackedWeight& shared, const PackedWeight* routed) {
-  // Tiles are cut only where there are hardly as many as blocks.
-  constexpr int64_t kItemsABlock = 2;
+  // Tiles are cut only where there are hardly as many as blocks. Those of INT4 are short: in more pieces they end more
+  // evenly.
+  constexpr int64_t kItemsABlock = V::Weights::kGroups ? 5 : 2;
   a.shared = matrix<V>(shared);
   if (routed) a.routed = matrix<V>(*routed);
   // At most: how many experts are chosen is known on the device.

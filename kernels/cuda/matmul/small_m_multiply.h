@@ -18,7 +18,7 @@ struct Multiplier {
   const Args& a;
   Shared<V>& s;
   const unsigned char* ring;
-  float4* meeting;  // [kBuffers][kWarps][kParts][32]
+  float4* meeting;  // [V::kBuffers][kWarps][kParts][32]
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   Turn at;
   int slab = warp;  // of each stage of the tile at hand, and every kWarps-th after it
@@ -50,14 +50,15 @@ struct Multiplier {
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c) {
       const int token = 8 * c + g;
-      int row = token < a.n_tokens ? token : -1;
-      if (routed && row >= 0) {
-        const int slot = s.chosen.slot[p.which][token];
-        if (mode == Mode::down || (Weights::kAhead && slot < 0)) row = slot;
+      int row = token < a.n_tokens ? token : -1, other = 0;  // of x; and one of a token that is there
+      if (routed) {
+        const int slot = row < 0 ? -1 : s.chosen.slot[p.which][token], first_slot = s.chosen.first_slot[p.which];
+        if (mode == Mode::down || slot < 0) row = slot;
+        other = mode == Mode::down ? first_slot : first_slot / a.top_k;
       }
       f.left[c] = row < 0 ? 0 : k - first;
       f.keep[c] = row < 0 ? 0 : ~0u;
-      if (!Weights::kAhead) row = max(row, 0);
+      if (!Weights::kAhead && row < 0) row = other;
       f.x[c] = (routed ? a.x_routed : a.x) + int64_t(row) * k + first;
       if constexpr (Weights::kCodes) f.scale[c] = XScale::of(s.x_scale[routed][row]);
     }
@@ -325,8 +326,8 @@ struct Multiplier {
   // Hands the warp's sums over. Each part's are added by another warp each time. Every lane arrives for itself,
   // once a tile: compute-sanitizer cannot follow one that arrives for its warp.
   __device__ void end_item(const Sums& sums, const Item& i, int turn) {
-    const int buffer = turn % kBuffers;
-    const uint32_t parity = turn / kBuffers % 2;
+    const int buffer = turn % V::kBuffers;
+    const uint32_t parity = turn / V::kBuffers % 2;
     mbarrier_wait(&s.taken[buffer], parity ^ 1);
     float4* from = meeting + buffer * kWarps * V::kParts * 32 + lane;
 #pragma unroll
@@ -454,8 +455,10 @@ struct Multiplier {
         words ^= *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(from) + i);
     };
     if (a.peers.size > 1) words = a.peers.state->inbox;
-    all(a.x, a.n_tokens * a.shared.k);
-    if (mode == Mode::down && a.n_slots > 0) all(a.x_routed, a.n_slots * a.routed.k);
+    // Of a tile's pieces the block's first may need one of the two alone.
+    const Item first = item(s.work, int(blockIdx.x));
+    if (first.begin < a.shared.stages) all(a.x, a.n_tokens * a.shared.k);
+    if (mode == Mode::down && first.end > a.shared.stages) all(a.x_routed, a.n_slots * a.routed.k);
     s.touched[threadIdx.x] = words;
   }
 
@@ -476,26 +479,24 @@ struct Multiplier {
       barrier_sync(1, 32 * kWarps);
       return;
     }
-    constexpr int kAtOnce = 4;
-    for (int first = 0; first < n_rows; first += kAtOnce) {
-      float largest[kAtOnce] = {};
-      for (int64_t i = int64_t(thread) * 8; i < k; i += 32 * kWarps * 8)
+    constexpr int kAtOnce = 4, kNext = 32 * kWarps * 8;  // loads that are under way together
+    for (int row = 0; row < n_rows; ++row) {
+      float largest = 0;
+      for (int64_t i = int64_t(thread) * 8; i < k; i += kAtOnce * kNext) {
+        uint4 loaded[kAtOnce];
 #pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) {
-          if (first + r >= n_rows) continue;
-          uint32_t w[4];
-          words(*reinterpret_cast<const uint4*>(x + (first + r) * k + i), w);
+        for (int j = 0; j < kAtOnce; ++j)
+          loaded[j] = i + j * kNext < k ? *reinterpret_cast<const uint4*>(x + row * k + i + j * kNext) : uint4{};
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-            largest[r] = fmaxf(largest[r],
-                               fmaxf(fabsf(__uint_as_float(w[j] << 16)), fabsf(__uint_as_float(w[j] & 0xFFFF0000u))));
+        for (int j = 0; j < kAtOnce; ++j) {
+          float v[8];
+          widen(loaded[j], v);
+#pragma unroll
+          for (float of : v) largest = fmaxf(largest, fabsf(of));
         }
-#pragma unroll
-      for (int r = 0; r < kAtOnce; ++r) {
-        if (first + r >= n_rows) continue;
-        const float of_warp = warp_max(largest[r]);
-        if (lane == 0) s.largest[warp][first + r] = of_warp;
       }
+      largest = warp_max(largest);
+      if (lane == 0) s.largest[warp][row] = largest;
     }
     barrier_sync(1, 32 * kWarps);
     if (thread < n_rows) {

@@ -17,7 +17,6 @@ constexpr int kWarps = 8;  // that multiply; one more fetches
 constexpr int kThreads = 32 * (kWarps + 1);
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kSlabBytes = 128;  // of a row
-constexpr int kBuffers = 2;      // of sums on their way from a tile's warps to the one that adds them
 constexpr int kInFlight = 2;     // stages that have been asked for and are not there: 8.6 MB in all
 enum class Mode { linear, up, down };
 
@@ -33,6 +32,9 @@ struct Variant {
   static constexpr int kXWords = kPerLoad;        // of a lane, slab and token: pairs of numbers of two chunks' columns
   static constexpr int kBlocks = kTileRows / 16;  // of rows
   static constexpr int kParts = kColumns * kBlocks;  // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
+  // Of sums on their way from a tile's warps to the one that adds them. With two of two parts there would be no room
+  // for a ring beside attention (small_m_kernel.h); items of INT4 are short, and not attention's.
+  static constexpr int kBuffers = kParts == 1 || Weights::kGroups ? 2 : 1;
   static constexpr size_t kMeetingBytes = size_t(kBuffers) * kWarps * kParts * 32 * sizeof(float4);
 };
 
@@ -84,6 +86,7 @@ struct Chosen {
   int n;                                // distinct experts of this rank
   int16_t expert[kSmallMSlots];         // ascending
   int16_t slot[kSmallMSlots][kTokens];  // token's slot in act_routed; -1: it did not choose this one
+  int16_t first_slot[kSmallMSlots];     // of those that chose it
 };
 
 // The expert of this lane's slot.
@@ -109,7 +112,7 @@ __device__ void find_chosen(const Args& a, int e, Chosen<kTokens>& chosen) {
     if ((firsts >> other & 1) && theirs < e) ++rank;
   }
   __syncwarp();
-  if (first) chosen.expert[rank] = int16_t(e);
+  if (first) chosen.expert[rank] = int16_t(e), chosen.first_slot[rank] = int16_t(lane);
   if (here) chosen.slot[rank][lane / a.top_k] = int16_t(lane);
   if (lane == 0) chosen.n = __popc(firsts);
   __syncwarp();
@@ -133,8 +136,9 @@ template <class V>
 struct Shared {
   Mbarrier full[V::kStages], empty[V::kStages];  // the ring: one fetches, kWarps read
   int item[V::kStages];                          // that a stage is of; kNone: the end
-  Mbarrier handed[kBuffers], taken[kBuffers];    // sums: kWarps hand them over, one warp a part takes them; by lanes
-  Mbarrier routed;                               // up: `chosen` is there
+  Mbarrier handed[V::kBuffers],
+      taken[V::kBuffers];  // sums: kWarps hand them over, one warp a part takes them; by lanes
+  Mbarrier routed;         // up: `chosen` is there
   Work work;
   Chosen<V::kTokens> chosen;
   union {
