@@ -2,6 +2,7 @@
 // history of the KV cache.
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "l4.h"
 #include "ops/cuda_devices.h"
@@ -323,5 +324,16 @@ TEST_CASE("l4 golden: a plan needs no weights") {
   options.device = Device::cpu;
   const std::string fp8 = describe_plan(options);
   INFO(fp8);
-  CHECK(fp8.find("K and V kept in fp8") != std::string::npos);
+  CHECK(fp8.find("K and V kept in fp8\n") != std::string::npos);
+
+  // Its config may ask for it.
+  Json config = parse_json(read_file(checkpoint / "config.json", 1 << 20), "config.json");
+  config.set("quantization_config", parse_json(R"({"quant_method": "compressed-tensors", "config_groups": {},
+    "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": true}})", "test"));
+  std::ofstream(checkpoint / "config.json") << dump_json(config);
+  options.model_dir = checkpoint;
+  options.kv_dtype = {};
+  CHECK(describe_plan(options).find("K and V kept in fp8 (as its config asks; --kv-cache-dtype bf16 ") != std::string::npos);
+  options.kv_dtype = DType::bf16;
+  CHECK(describe_plan(options).find("K and V kept in bfloat16\n") != std::string::npos);
 }

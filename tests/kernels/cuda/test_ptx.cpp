@@ -227,14 +227,14 @@ TEST_CASE("cuda ptx: codes become bfloat16 by moving bits, and are multiplied as
     const uint8_t code = uint8_t(word >> 8 * place);
     return fp8_value(code);  // 480 of the code of NaN
   };
-  auto half = [](uint32_t word, int place) { return double(to_float(BFloat16{uint16_t(word >> 16 * place)})); };
+  auto part_of = [](uint32_t word, int place) { return double(to_float(BFloat16{uint16_t(word >> 16 * place)})); };
   std::vector<uint16_t> a;
   for (size_t i = 0; i < 256; ++i) {
     CAPTURE(words[i]);
     for (int side = 0; side < 2; ++side) {
-      CHECK(half(got_even[i], side) == 0x1p-120 * number(words[i], 2 * side));
-      CHECK(half(got_odd[i], side) == 0x1p-120 * number(words[i], 2 * side + 1));
-      CHECK(half(got_upper[i], side) == 0x1p-60 * number(words[i], 2 * side + 1));
+      CHECK(part_of(got_even[i], side) == 0x1p-120 * number(words[i], 2 * side));
+      CHECK(part_of(got_odd[i], side) == 0x1p-120 * number(words[i], 2 * side + 1));
+      CHECK(part_of(got_upper[i], side) == 0x1p-60 * number(words[i], 2 * side + 1));
     }
     a.push_back(uint16_t(got_even[i]));
   }
