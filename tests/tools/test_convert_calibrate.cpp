@@ -404,6 +404,24 @@ TEST_CASE("calibrate: scales of keys and values") {
   }
 }
 
+TEST_CASE("calibrate: text-only names") {
+  TempDir dir;
+  write_tiny_source(dir / "source", DType::bf16, true);
+  ConvertOptions o = options(dir / "source", dir / "target", random_sequences({60, 40}, 9));
+  o.recipe.kv_scales = true;
+  convert::convert(o);
+  const HfCheckpoint target(dir / "target");
+  const TensorInfo* scale = target.find("language_model.model.layers.3.self_attn.v_scale");
+  REQUIRE(scale);
+  CHECK(scale->name == "model.layers.3.self_attn.v_scale");
+  const auto compare = [&](const char* model) {
+    return convert::compare_logits(dir / "source", dir / model, o.calibration, Device::cpu, 2, {}).mean_kl;
+  };
+  o.target = dir / "rtn", o.gptq = false;
+  convert::convert(o);
+  CHECK(compare("target") < compare("rtn"));
+}
+
 TEST_CASE("verify: numbers of two known models, results that do not load") {
   TempDir dir;
   lively_source(dir / "source");
@@ -464,6 +482,17 @@ TEST_CASE("calibrate: text") {
         Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e', 'f', 'g'}});
   CHECK(read("a.jsonl", "{\"text\": \"abc\"}\n{\"text\": \"defghi\"}\nnot read any more", 5, 7) ==
         Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e'}});
+
+  // A conversation, answers and all, and nothing that asks for one more.
+  const auto demo = Frontend::load(demo_model());
+  const char* const chat =
+      R"({"messages": [{"role": "user", "content": "2 + 3"}, {"role": "assistant", "content": "5"}]})";
+  write_file_atomic(dir / "chat.jsonl", chat);
+  const Sequences turns = convert::read_sequences(dir / "chat.jsonl", *demo, 100, 100);
+  REQUIRE(turns.size() == 1);
+  CHECK(demo->tokenizer().decode(turns[0], false) ==
+        "<|begin_of_text|><|header_start|>user<|header_end|>\n\n2 + "
+        "3<|eot|><|header_start|>assistant<|header_end|>\n\n5<|eot|>");
 
   Sequences all = {{1, 2, 3}, {4, 5}, {6}};
   CHECK(convert::take_tokens(all, 4) == Sequences{{1, 2, 3}, {4}});
