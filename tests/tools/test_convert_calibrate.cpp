@@ -7,7 +7,6 @@
 #include "support/one_sequence.h"
 #include "tools/convert/calibrate.h"
 #include "tools/convert/convert.h"
-#include "tools/convert/text.h"
 #include "tools/convert/verify.h"
 #include "tools/run_tool.h"
 #include "tools/tiny_source.h"
@@ -404,6 +403,24 @@ TEST_CASE("calibrate: scales of keys and values") {
   }
 }
 
+TEST_CASE("calibrate: text-only names") {
+  TempDir dir;
+  write_tiny_source(dir / "source", DType::bf16, true);
+  ConvertOptions o = options(dir / "source", dir / "target", random_sequences({60, 40}, 9));
+  o.recipe.kv_scales = true;
+  convert::convert(o);
+  const HfCheckpoint target(dir / "target");
+  const TensorInfo* scale = target.find("language_model.model.layers.3.self_attn.v_scale");
+  REQUIRE(scale);
+  CHECK(scale->name == "model.layers.3.self_attn.v_scale");
+  const auto compare = [&](const char* model) {
+    return convert::compare_logits(dir / "source", dir / model, o.calibration, Device::cpu, 2, {}).mean_kl;
+  };
+  o.target = dir / "rtn", o.gptq = false;
+  convert::convert(o);
+  CHECK(compare("target") < compare("rtn"));
+}
+
 TEST_CASE("verify: numbers of two known models, results that do not load") {
   TempDir dir;
   lively_source(dir / "source");
@@ -444,84 +461,4 @@ TEST_CASE("verify: numbers of two known models, results that do not load") {
   for (const auto& entry : fs::directory_iterator(dir / "target"))
     if (entry.path().filename().string().starts_with("model-00002-")) fs::remove(entry.path());
   CHECK(error_of([&] { convert::verify(o, text, {}, {}); }).find("weight files are missing") != std::string::npos);
-}
-
-TEST_CASE("calibrate: text") {
-  TempDir dir;
-  write_tiny_checkpoint(dir.path());
-  const auto frontend = Frontend::load(dir.path());
-  const int32_t begin = byte_token(special::kBeginOfText);
-  const auto read = [&](const std::string& name, const std::string& text, int64_t length, int64_t most) {
-    write_file_atomic(dir / name, text);
-    return convert::read_sequences(dir / name, *frontend, length, most);
-  };
-  using Ids = std::vector<int32_t>;
-  CHECK(read("a.txt", "abcdefg", 4, 100) ==
-        Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e', 'f'}, Ids{begin, 'g'}});
-  CHECK(read("a.txt", "abcdefg", 4, 6) == Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd'}});
-  CHECK(read("a.txt", "<|eot|>a", 9, 9) == Sequences{Ids{begin, byte_token(special::kEot), 'a'}});
-  CHECK(read("a.jsonl", "{\"text\": \"abc\"}\n\n{\"text\": \"defghi\", \"more\": 1}\n", 5, 100) ==
-        Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e', 'f', 'g'}});
-  CHECK(read("a.jsonl", "{\"text\": \"abc\"}\n{\"text\": \"defghi\"}\nnot read any more", 5, 7) ==
-        Sequences{Ids{begin, 'a', 'b', 'c'}, Ids{begin, 'd', 'e'}});
-
-  Sequences all = {{1, 2, 3}, {4, 5}, {6}};
-  CHECK(convert::take_tokens(all, 4) == Sequences{{1, 2, 3}, {4}});
-  CHECK(all == Sequences{{6}});
-  CHECK(convert::take_tokens(all, 100) == Sequences{{6}});
-  CHECK(convert::take_tokens(all, 100).empty());
-
-  const auto error = [&](const std::string& name, const std::string& text) {
-    return error_of([&] { read(name, text, 8, 100); });
-  };
-  CHECK(error("e.txt", "").ends_with("e.txt: expected text, found none"));
-  CHECK(error("e.txt", " \n\n").ends_with("e.txt: expected text, found none"));
-  CHECK(error("e.txt", "a\xff").find("not UTF-8") != std::string::npos);
-  CHECK(error("e.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}").find("e.jsonl: line 2: expected \"text\"") !=
-        std::string::npos);
-  CHECK(error("e.jsonl", "\n[1]").find("e.jsonl: line 2: expected an object, found array") != std::string::npos);
-  CHECK(error("e.jsonl", "{\"text\": ").find("e.jsonl: line 1: not valid JSON") != std::string::npos);
-  CHECK(error("e.jsonl", "{\"messages\": 1}").find("e.jsonl: line 1: ") != std::string::npos);
-  CHECK(error_of([&] { convert::read_sequences(dir / "nothing", *frontend, 8, 8); }).find("nothing") !=
-        std::string::npos);
-}
-
-TEST_CASE("l4-convert: calibration from the command line") {
-  TempDir dir;
-  const std::string source = demo_model(), text = (dir / "text.txt").string();
-  std::string words;
-  for (int i = 0; i < 200; ++i) words += cat("word ", i * i % 97, " of ", i, "\n");
-  write_file_atomic(text, words);
-  const auto l4_convert = [&](const std::vector<std::string>& more) {
-    return run(tool("l4-convert", std::vector<std::string>{source, (dir / "target").string(), "--preset", "w4a16",
-                                                           "--group-size", "64", "--device", "cpu"} +
-                                      more));
-  };
-  const Result r = l4_convert({"--calibration", text, "--calibration-tokens", "500", "--calibration-seqlen", "64",
-                               "--kv-scales", "--verify", "--max-kl", "5"});
-  CHECK_MESSAGE(r.status == 0, r.err);
-  for (const char* line : {"\nGPTQ  ", "\nFP8 cache  ", "\nverified on ", "  same likeliest      "})
-    CHECK_MESSAGE(r.out.find(line) != std::string::npos, r.out);
-  const Json report = report_of(dir / "target");
-  for (const Json& entry : report.find("tensors")->as_array())
-    if (entry.find("module")->as_string().ends_with(".layers.0.feed_forward.up_proj"))
-      CHECK(entry.find("calibration_rows")->as_integer() == 500);
-  fs::remove_all(dir / "target");
-
-  const auto error = [&](const std::vector<std::string>& more, int status) {
-    const std::string message = one_line_error(l4_convert(more), status);
-    CHECK_FALSE(fs::exists(dir / "target"));
-    return message;
-  };
-  CHECK(error({"--method", "gptq"}, 2).find("--method gptq: expected a text (--calibration)") != std::string::npos);
-  CHECK(error({"--method", "awq"}, 2).find("expected rtn or gptq") != std::string::npos);
-  CHECK(error({"--kv-scales"}, 2).find("--kv-scales: expected a text (--calibration)") != std::string::npos);
-  CHECK(error({"--calibration-tokens", "5"}, 2).find("--calibration-tokens: expected a text") != std::string::npos);
-  CHECK(error({"--calibration", text + ".gone"}, 1).find("text.txt.gone") != std::string::npos);
-  CHECK(error({"--calibration", text, "--calibration-tokens", "1000000"}, 1)
-            .find("--calibration-tokens asks for 1000000") != std::string::npos);
-  CHECK(error({"--calibration", text, "--calibration-seqlen", "100000"}, 2).find("longer than the 32768 positions") !=
-        std::string::npos);
-  write_file_atomic(text, "");
-  CHECK(error({"--calibration", text}, 1).find("expected text, found none") != std::string::npos);
 }
