@@ -48,7 +48,7 @@ bool linear(const OpContext&, const View& x, const PackedWeight& w, const View& 
 // ffn_down the route must be older than the kernel before it, as it is after ffn_up: it is read before that one's end.
 void ffn_up(const OpContext&, const FfnUpArgs&);
 bool ffn_down(const OpContext&, const FfnDownArgs&, const View& y, const PeerLinks* peers = nullptr);
-// What serves them (matmul/dispatch.h): "generic", which nobody should time, "small_m", "cublaslt", "grouped".
+// What serves them (matmul/dispatch.h): "generic", which nobody should time, "small_m", "cublaslt", "grouped", "int4", ...
 const char* linear_kernel_name(const LinearSpec&, DType x, int64_t n_rows);
 const char* ffn_kernel_name(const FfnUpArgs&);
 

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/ops.h"
+#include "kernels/cuda/matmul/int4.h"
 
 namespace l4::cuda {
 
@@ -23,9 +23,14 @@ inline bool is_dequantizable(const LinearSpec& spec) {
 
 // Experts [first_expert, first_expert + n_experts) of w at `to`, row-major [n, k] in the order of the packed rows: code
 // times scale, rounded once. to: null when measuring. What it returns views `to`, and w's bias.
-PackedWeight dequantize(const OpContext&, const PackedWeight& w, int64_t first_expert, int64_t n_experts, __nv_bfloat16* to);
+PackedWeight dequantize(const OpContext&, const PackedWeight& w, int64_t first_expert, int64_t n_experts,
+                        __nv_bfloat16* to);
 
-// The weights of a feed-forward block without those that have to become bfloat16: as they are, or dequantised, so many experts at once as fit
+// Of a feed-forward block.
+inline bool must_be_dequantized(const LinearSpec& spec) {
+  return is_dequantizable(spec) && !has_int4_kernel(spec);
+}
+// Its weights without those that have to become bfloat16: as they are, or dequantised, so many experts at once as fit
 // `scratch_bytes` beside the shared expert.
 struct PlainWeights {
   const PackedWeight* shared;
@@ -36,7 +41,7 @@ struct PlainWeights {
 template <class Body>
 void with_plain_weights(Scratch& scratch, const OpContext& ctx, const PackedWeight& shared, const PackedWeight* experts,
                         int64_t scratch_bytes, const Body& body) {
-  const bool of_shared = is_dequantizable(shared.spec), of_experts = experts && is_dequantizable(experts->spec);
+  const bool of_shared = must_be_dequantized(shared.spec), of_experts = experts && must_be_dequantized(experts->spec);
   PackedWeight plain_shared, plain_experts;
   if (of_shared)
     plain_shared = dequantize(ctx, shared, 0, 1, scratch.take_array<__nv_bfloat16>(shared.spec.n * shared.spec.k));

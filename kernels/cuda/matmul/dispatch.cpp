@@ -36,26 +36,21 @@ bool is_fp8(const LinearSpec& spec) {
 // What small_m does not take.
 MatmulKernel quantized_linear_kernel(const LinearSpec& spec, int64_t n_rows) {
   if (is_fp8(spec) && spec.n % kGateBlock == 0 && !spec.bias) return MatmulKernel::fp8;
-  if (has_int4_groups(spec) && spec.k % kInt4Columns == 0 && spec.n % 2 == 0 && !spec.bias && n_rows <= kInt4LinearRows)
-    return MatmulKernel::int4;
+  if (has_int4_kernel(spec) && spec.n % 2 == 0 && !spec.bias && n_rows <= kInt4LinearRows) return MatmulKernel::int4;
   return is_dequantizable(spec) ? MatmulKernel::dequantized : MatmulKernel::generic;
 }
 void note_quantized(FfnShape& s, DType a, const PackedWeight* shared, const PackedWeight* experts) {
   // k of the other half is looked at as well: both halves are to come to the same answer.
   auto width = [](const LinearSpec& spec) { return spec.gated ? spec.n / 2 : spec.n; };
   auto grouped = [&](const PackedWeight* w) {
-    return is_bf16(w) || (is_fp8(w->spec) && width(w->spec) % kCodesTogether == 0);
+    return is_bf16(w) || (is_fp8(w->spec) && width(w->spec) % kCodesTogether == 0) || has_int4_kernel(w->spec);
   };
   auto plain = [&](const PackedWeight* w) { return grouped(w) || is_dequantizable(w->spec); };
   s.grouped = a == DType::bf16 && grouped(shared) && grouped(experts);
   s.dequantizable = a == DType::bf16 && plain(shared) && plain(experts);
-  s.int4 = a == DType::bf16 && has_int4_groups(shared->spec) &&
-           (!experts || (has_int4_groups(experts->spec) && experts->spec.group == shared->spec.group));
 }
-MatmulKernel quantized_ffn_kernel(const FfnShape& s, int64_t n_rows) {
-  const bool stages = s.d % kInt4Columns == 0 && s.f_shared % kInt4Columns == 0 && s.f_experts % kInt4Columns == 0;
+MatmulKernel quantized_ffn_kernel(const FfnShape& s) {
   if (s.grouped) return MatmulKernel::grouped;
-  if (s.int4 && stages && n_rows <= kInt4FfnRows) return MatmulKernel::int4;
   return s.dequantizable ? MatmulKernel::dequantized : MatmulKernel::generic;
 }
 }  // namespace
@@ -81,7 +76,7 @@ const char* matmul_kernel_name(MatmulKernel kernel) {
 }
 
 bool have_same_order(const std::string& up, const std::string& down) {
-  auto by_expert = [](const std::string& name) { return name == "grouped" || name == "int4" || name == "dequantized"; };
+  auto by_expert = [](const std::string& name) { return name == "grouped" || name == "dequantized"; };
   return up == down || (by_expert(up) && by_expert(down));
 }
 
@@ -128,7 +123,7 @@ MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
   const bool slabs = s.slab > 0 && s.d % s.slab == 0 && s.f_shared % s.slab == 0 && s.f_experts % s.slab == 0;
   if (slabs && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
   if (s.top_k > 1 || s.n_experts > kGroupedExperts) return MatmulKernel::generic;
-  return s.bf16 ? MatmulKernel::grouped : quantized_ffn_kernel(s, n_rows);
+  return s.bf16 ? MatmulKernel::grouped : quantized_ffn_kernel(s);
 }
 
 const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {
@@ -155,10 +150,7 @@ bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
       fp8_linear(ctx, x, w, y, round_to);
       return false;
     case MatmulKernel::int4:
-      if (y.dtype == DType::bf16)
-        int4_linear(ctx, x, w, y);
-      else
-        dequantized_linear(ctx, x, w, y, round_to);
+      int4_linear(ctx, x, w, y, round_to);
       return false;
     case MatmulKernel::dequantized:
       dequantized_linear(ctx, x, w, y, round_to);
@@ -178,8 +170,6 @@ void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
       return grouped_ffn_up(ctx, args);
     case MatmulKernel::dequantized:
       return dequantized_ffn_up(ctx, args);
-    case MatmulKernel::int4:
-      return int4_ffn_up(ctx, args);
     default:
       return generic_ffn_up(ctx, args);
   }
@@ -195,9 +185,6 @@ bool ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y, cons
       return false;
     case MatmulKernel::dequantized:
       dequantized_ffn_down(ctx, args, y);
-      return false;
-    case MatmulKernel::int4:
-      int4_ffn_down(ctx, args, y);
       return false;
     default:
       generic_ffn_down(ctx, args, y);

@@ -9,13 +9,13 @@
 namespace l4::cuda {
 
 enum class MatmulKernel : uint8_t {
-  generic,   // generic.cu: any type, format, shape and alignment
-  small_m,   // small_m.cu: at most kSmallM rows, bound by the bytes of the weights
-  cublaslt,  // cublas.cu: bfloat16, more rows, one matrix
-  fp8,       // FP8 weights and inputs, more rows, one matrix: cublas.cu, or where that has no kernel grouped_fp8.cu
-  grouped,   // grouped_ffn.cu: bfloat16, FP8 weights and inputs, more rows, the feed-forward stages
-  int4,         // int4.cu: INT4 weights and bfloat16 input, more rows than kSmallM
-  dequantized,  // dequantize.cu, then cublaslt or grouped: quantised weights and bfloat16 input, even more, or other shapes
+  generic,      // generic.cu: any type, format, shape and alignment
+  small_m,      // small_m.cu: at most kSmallM rows, bound by the bytes of the weights
+  cublaslt,     // cublas.cu: bfloat16, more rows, one matrix
+  fp8,          // FP8 weights and inputs, more rows, one matrix: cublas.cu, or where that has no kernel grouped_fp8.cu
+  int4,         // int4.cu: INT4 weights, bfloat16 input, more rows, one matrix
+  grouped,      // grouped_ffn.cu: any of these three formats, more rows, the feed-forward stages
+  dequantized,  // dequantize.cu, then as bfloat16: weights of other groups and shapes than int4.cu's, and FP8 alone
 };
 const char* matmul_kernel_name(MatmulKernel);
 // Of a feed-forward block, by their names: whether one's ffn_down takes the rows of experts as the other's ffn_up leaves them.
@@ -32,9 +32,8 @@ struct FfnShape {
   bool bf16 = false;  // activations and all weights, and no input to be quantised
   bool bias = false;
   // bfloat16 activations, and weights
-  bool grouped = false;        // that are bfloat16, or FP8 with input that is quantised too
+  bool grouped = false;        // that are bfloat16, FP8 with input that is quantised too, or INT4 as int4.cu takes it
   bool dequantizable = false;  // the same, or such that can become bfloat16
-  bool int4 = false;           // in int4 with groups that int4.cu takes, of one size
 };
 FfnShape ffn_shape(const FfnUpArgs&);
 FfnShape ffn_shape(const FfnDownArgs&);

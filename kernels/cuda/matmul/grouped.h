@@ -7,8 +7,9 @@ namespace l4::cuda {
 
 constexpr int64_t kGroupedExperts = 255;  // experts a rank may have here
 
-// Activations in bfloat16, top_k 1 (or no experts), D and F multiples of 8, weights without bias: bfloat16, or FP8 with their
-// input quantised and D and F multiples of 16. Both activations in the order of the expert groups, whatever the formats.
+// Activations in bfloat16, top_k 1 (or no experts), D and F multiples of 8, weights without bias: bfloat16, FP8 with their input
+// quantised and D and F multiples of 16, or such as has_int4_kernel() says. Both activations in the order of the expert
+// groups, whatever the formats.
 void grouped_ffn_up(const OpContext&, const FfnUpArgs&);
 void grouped_ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
 // The same with weights of which some or all are such as is_dequantizable() says. Those take up to `scratch_bytes`, or an

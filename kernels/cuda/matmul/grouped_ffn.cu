@@ -9,7 +9,7 @@
 // every expert would cost more than it saves: there the shared product is a launch of its own, k in as many parts as
 // fill the SMs, that leaves float32 sums, to which the experts' launch adds.
 //
-// Formats. Weights of one kind (bfloat16; FP8 with its input quantised) are one launch; where the shared expert's and the experts'
+// Formats. Weights of one kind (bfloat16; FP8 with its input quantised; INT4 in groups of one size) are one launch; where the shared expert's and the experts'
 // are of two, each has its own, and down leaves sums as it does with few rows. Up and down may be of any two formats: the order
 // of their rows is the same. What is neither becomes bfloat16 in scratch first (dequantize.h), which holds only some experts
 // at a time: then the groups are those experts', a launch each.
@@ -24,13 +24,14 @@ namespace l4::cuda {
 using namespace grouped;
 
 namespace {
-// What is not FP8 with quantised input is bfloat16, or becomes so.
+// What is neither INT4 that int4.cu takes nor FP8 with quantised input is bfloat16, or becomes so.
 Start* start_of(const PackedWeight& w) {
+  if (has_int4_kernel(w.spec)) return start_int4;
   return w.spec.input == InputFormat::as_is ? start_bf16 : start_fp8;
 }
 // One launch serves both.
 bool alike(const PackedWeight& shared, const PackedWeight* experts) {
-  return !experts || start_of(shared) == start_of(*experts);
+  return !experts || (start_of(shared) == start_of(*experts) && shared.spec.group == experts->spec.group);
 }
 
 // Columns of a step in bfloat16: launches set their own (set_steps).
@@ -135,13 +136,9 @@ void dequantized_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const V
   start_down(ctx, scratch, w, r, *args.shared, args.experts, shared_tokens, expert_tokens, y, scratch_bytes);
 }
 
-void fp8_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
-  const LinearSpec& spec = w.spec;
-  const int64_t n_rows = x.elements() / spec.k;
-  Scratch scratch(ctx.work);
-  const QuantisedRows codes = quantise(scratch, ctx, x, spec);
-  if (spec.n % kCodesTogether == 0 && cublas_fp8_linear(ctx, codes, n_rows, w, y, round_to)) return;
-  const Tokens tokens{codes.codes, codes.scales};
+namespace {
+void grouped_linear(const OpContext& ctx, Scratch& scratch, int64_t n_rows, const PackedWeight& w, const Tokens& tokens,
+                    const View& y, DType round_to) {
   const Work work = work_of(w, nullptr, n_rows, kTileK);
   if (y.dtype == DType::bf16) return start_down(ctx, scratch, work, {}, w, nullptr, tokens, {}, y, 0);
   if (ctx.measuring()) return;
@@ -149,7 +146,21 @@ void fp8_linear(const OpContext& ctx, const View& x, const PackedWeight& w, cons
   r.sums = data<float>(y);
   r.leaves_sums = true;
   r.round_sums = round_to == DType::bf16;
-  start_fp8(ctx, false, work, r, {&w, tokens}, {});
+  start_of(w)(ctx, false, work, r, {&w, tokens}, {});
+}
+}  // namespace
+
+void fp8_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+  const int64_t n_rows = x.elements() / w.spec.k;
+  Scratch scratch(ctx.work);
+  const QuantisedRows codes = quantise(scratch, ctx, x, w.spec);
+  if (w.spec.n % kCodesTogether == 0 && cublas_fp8_linear(ctx, codes, n_rows, w, y, round_to)) return;
+  grouped_linear(ctx, scratch, n_rows, w, {codes.codes, codes.scales}, y, round_to);
+}
+
+void int4_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+  Scratch scratch(ctx.work);
+  grouped_linear(ctx, scratch, x.elements() / w.spec.k, w, {x.data, nullptr}, y, round_to);
 }
 
 }  // namespace l4::cuda

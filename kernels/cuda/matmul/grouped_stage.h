@@ -36,6 +36,7 @@ struct Factors {
 using Start = void(const OpContext&, bool up, Work work, const Results&, const Factors& shared, const Factors& experts);
 Start start_bf16;  // grouped.cu
 Start start_fp8;   // grouped_fp8.cu
+Start start_int4;  // int4.cu; groups of one size
 
 // All rows by `shared`, and those of each expert by its own. tile_k: columns of k a step.
 inline Work work_of(const PackedWeight& shared, const PackedWeight* experts, int64_t n_rows, int tile_k) {

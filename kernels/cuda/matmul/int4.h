@@ -1,4 +1,5 @@
-// Products of INT4 weights and bfloat16 input with more rows than a few: the codes go to the matrix units from registers.
+// INT4 weights and bfloat16 input with more rows than small_m.cu takes: codes go to the matrix units from registers. The
+// feed-forward stages: grouped.h.
 #pragma once
 
 #include "kernels/cuda/ops.h"
@@ -7,19 +8,16 @@
 namespace l4::cuda {
 
 constexpr int64_t kInt4Columns = kTransposed;  // k is a multiple of it
-// Rows up to which it is expected to be faster than dequantising first: a pass over Scout's layer is 1.7 ms, and its tiles of
-// 64 tokens lose 1 us a row against those of 256.
-constexpr int64_t kInt4FfnRows = 2048, kInt4LinearRows = 512;
+// Linears of more rows are dequantised first: the pass is little beside such a product, and cuBLASLt fills the device better
+// with one matrix.
+constexpr int64_t kInt4LinearRows = 512;
 
-inline bool has_int4_groups(const LinearSpec& spec) {
-  return spec.format == WeightFormat::int4 && spec.input == InputFormat::as_is &&
+inline bool has_int4_kernel(const LinearSpec& spec) {
+  return spec.format == WeightFormat::int4 && spec.input == InputFormat::as_is && spec.k % kInt4Columns == 0 &&
          (spec.group == 32 || spec.group == 64 || spec.group == 128);
 }
 
-// bfloat16 x and y, n even, no bias.
-void int4_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y);
-// Weights with groups of one size, top_k 1 (or no experts). Both activations in the order of the expert groups.
-void int4_ffn_up(const OpContext&, const FfnUpArgs&);
-void int4_ffn_down(const OpContext&, const FfnDownArgs&, const View& y);
+// linear() with such weights, n even, no bias.
+void int4_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
 
 }  // namespace l4::cuda

@@ -12,5 +12,11 @@ __device__ inline uint32_t int4_codes(uint32_t word, int i) {
   return pairs::each(and_or(word >> 4 * i, kMask, k128), k136,
                      [](__nv_bfloat162 v, __nv_bfloat162 w) { return __hsub2_rn(v, w); });
 }
+// Two codes by the scale of each, rounded once: products of bfloat16 are exact in float32.
+__device__ inline uint32_t times(uint32_t codes, __nv_bfloat162 scale) {
+  uint32_t bits;
+  memcpy(&bits, &scale, sizeof bits);
+  return pairs::each(codes, bits, [](__nv_bfloat162 v, __nv_bfloat162 w) { return __hmul2_rn(v, w); });
+}
 
 }  // namespace l4::cuda

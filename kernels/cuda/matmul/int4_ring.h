@@ -1,95 +1,122 @@
-// The ring of int4.cu: a stage has 256 columns of k, of which a row of codes is 128 bytes. One thread asks for each with
-// three instructions: codes [128 rows][128 bytes] with the 128-byte swizzle, tokens [4][width][64 columns] with the same, and
-// scales [8 tiles of 16 rows][groups][16].
+// What int4.cu multiplies, on its way to shared memory: two rings, one of codes and their scales, one of tokens, each with a
+// thread that fills it. So codes, which come from memory, are asked for as far ahead as they have room, whatever room the
+// tokens take, which come from L2.
 //
-// The narrower a tile, the more stages there are: 8 for 16 tokens, 4 for 64, so that as much as possible of the weights is
-// under way. Where tiles become of another width (they are ordered by it: a few times a launch) the ring runs empty first.
+// A stage of codes has 256 columns of k: [128 rows][128 bytes] with the 128-byte swizzle, and scales [8 tiles of 16 rows]
+// [groups][16]. A stage of tokens has kTokenK of those columns: [kTokenK / 64][width][64], with the same swizzle.
+//
+// Narrow: a stage of tokens is one instruction, of a box as high as the tile is wide. Wide: clusters of two as in
+// grouped_ring.h, each block brings half of the tokens for both.
 #pragma once
 
-#include "kernels/cuda/matmul/grouped_tiles.h"
+#include "kernels/cuda/matmul/grouped_ring.h"
 #include "kernels/cuda/matmul/int4.h"
-#include "kernels/cuda/ptx/tma.h"
 
 namespace l4::cuda::grouped {
 
+template <int kMaxTokens_, int kTokenK_, int kCodeStages_, int kTokenStages_, int kCluster_, int kBand_>
 struct Int4Shape {
-  static constexpr int kMaxTokens = kNarrowTokens, kCluster = 1, kBand = 8;
+  static constexpr int kMaxTokens = kMaxTokens_, kTokenK = kTokenK_;
+  static constexpr int kCodeStages = kCodeStages_, kTokenStages = kTokenStages_;
+  static constexpr int kCluster = kCluster_, kBand = kBand_;
   static constexpr int kTileK = int(kInt4Columns), kBoxK = 64;
   static constexpr uint32_t kCodeBytes = kTileRows * kTileK / 2;
-  static constexpr uint32_t kTokenBytes = kTileK * 2;  // of one
-  static constexpr int kMostStages = 8;
-  static constexpr uint32_t kRingBytes = 205 << 10;  // 4 stages of 64 tokens, 5 of 48, 6 of 32 (groups of 128)
+  static constexpr uint32_t kCodeStageBytes = kCodeBytes + kTileRows * (kTileK / 32) * 2;  // groups of 32 have most scales
+  static constexpr uint32_t kTokenStageBytes = kMaxTokens * kTokenK * 2;
+  static constexpr uint32_t kCodeRingBytes = kCodeStages * kCodeStageBytes;
+  static constexpr size_t kSharedBytes = size_t(kCodeRingBytes) + kTokenStages * kTokenStageBytes;
 };
-constexpr uint32_t int4_scale_bytes(int groups) {  // groups: of a stage
-  return uint32_t(kTileRows * groups * 2);
-}
+using NarrowInt4 = Int4Shape<kNarrowTokens, 256, 6, 3, 1, 8>;
+using WideInt4 = Int4Shape<256, 64, 3, 5, 2, 4>;
 
-// Of how many tokens there are boxes and instructions: 8, 16, 32, 48 and 64. A tile's is its width, or 8 where it has no more.
-constexpr int kInt4Widths = 1 + Int4Shape::kMaxTokens / kTokenStep;
+// Tokens that instructions take: 8 (Narrow only), or multiples of 16, by number.
 __host__ __device__ constexpr int int4_width(int which) {
   return which == 0 ? 8 : which * kTokenStep;
 }
-__device__ inline int which_width(const Tile& tile) {
-  return tile.count <= 8 ? 0 : tile.width / kTokenStep;
+template <class S>
+__device__ int which_width(const Tile& tile) {
+  return S::kCluster == 1 && tile.count <= 8 ? 0 : tile.width / kTokenStep;
 }
 
+// tokens: Narrow, boxes of each width; Wide, of 64 and of 16.
 struct Int4Maps {
-  CUtensorMap codes, scales, tokens[kInt4Widths];
+  CUtensorMap codes, scales, tokens[1 + kNarrowTokens / kTokenStep];
 };
 struct BothInt4Maps {
   Int4Maps shared, experts;
 };
 
-template <int kGroups>  // of a stage
-struct Int4Ring {
-  using S = Int4Shape;
-  static constexpr uint32_t kScaleBytes = int4_scale_bytes(kGroups);
-  unsigned char* data;
-  Mbarrier *full, *empty;  // [kMostStages]
-  int width = 0, n_stages = 0, stage = 0;
-  uint32_t stage_bytes = 0, parities = 0;  // a bit for each stage
-
-  __device__ unsigned char* codes() const { return data + uint32_t(stage) * stage_bytes; }
-  __device__ unsigned char* tokens() const { return codes() + S::kCodeBytes; }
-  __device__ unsigned char* scales() const { return codes() + stage_bytes - kScalePlace; }
-  __device__ uint32_t parity_of(int i) const { return parities >> i & 1; }
-  __device__ uint32_t parity() const { return parity_of(stage); }
+template <int kStages>
+struct Slots {
+  Mbarrier *full, *empty;
+  int stage = 0;
+  uint32_t parity = 0;
   __device__ void next() {
-    parities ^= 1u << stage;
-    if (++stage == n_stages) stage = 0;
+    if (++stage == kStages) stage = 0, parity ^= 1;
   }
-  __device__ void set_width(int w) {
-    width = w, stage = 0;
-    stage_bytes = S::kCodeBytes + uint32_t(w) * S::kTokenBytes + kScalePlace;
-    n_stages = min(int(S::kRingBytes / stage_bytes), S::kMostStages);
+};
+template <class S>
+struct Int4Rings {
+  unsigned char* data;
+  Slots<S::kCodeStages> codes;
+  Slots<S::kTokenStages> tokens;
+  __device__ unsigned char* code_stage() const { return data + uint32_t(codes.stage) * S::kCodeStageBytes; }
+  __device__ unsigned char* scale_stage() const { return code_stage() + S::kCodeBytes; }
+  __device__ unsigned char* token_stage() const {
+    return data + S::kCodeRingBytes + uint32_t(tokens.stage) * S::kTokenStageBytes;
   }
-
- private:
-  static constexpr uint32_t kScalePlace = kScaleBytes < 1024 ? 1024 : kScaleBytes;  // what follows begins at a multiple
 };
 
-template <int kGroups>
-__device__ void produce_int4(const BothInt4Maps& both, const Work& w, const Tile& tile, Int4Ring<kGroups>& ring) {
-  using S = Int4Shape;
-  if (tile.width != ring.width) {
-    for (int i = 0; i < ring.n_stages; ++i) mbarrier_wait(&ring.empty[i], ring.parity_of(i) ^ 1);
-    ring.set_width(tile.width);
-  }
+// groups: of a stage. By one thread.
+template <class S>
+__device__ void produce_codes(const BothInt4Maps& both, const Work& w, int groups, const Tile& tile,
+                              Int4Rings<S>& rings) {
   const Passes passes = passes_of(w, tile.group);
-  const int which = which_width(tile);
-  for (int step = tile.first_step; step < tile.first_step + tile.n_steps; ++step) {
+  auto& slots = rings.codes;
+  for (int step = tile.first_step; step < tile.first_step + tile.n_steps; ++step, slots.next()) {
     const bool shared = step < passes.shared;
     const int k = shared ? step : step - passes.shared;
     const int expert = shared ? 0 : tile.group, n = shared ? w.n_shared : w.n_experts_rows;
     const Int4Maps& maps = shared ? both.shared : both.experts;
-    mbarrier_wait(&ring.empty[ring.stage], ring.parity() ^ 1);
-    Mbarrier* full = &ring.full[ring.stage];
-    mbarrier_arrive_expect_tx(full, S::kCodeBytes + ring.kScaleBytes + uint32_t(int4_width(which)) * S::kTokenBytes);
-    tensor_load(ring.codes(), &maps.codes, full, k * S::kTileK / 2, expert * n + tile.row);
-    tensor_load(ring.scales(), &maps.scales, full, k * kGroups * int(kScaleRows),
+    mbarrier_wait(&slots.empty[slots.stage], slots.parity ^ 1);
+    Mbarrier* full = &slots.full[slots.stage];
+    mbarrier_arrive_expect_tx(full, S::kCodeBytes + uint32_t(kTileRows * 2 * groups));
+    tensor_load(rings.code_stage(), &maps.codes, full, k * S::kTileK / 2, expert * n + tile.row);
+    tensor_load(rings.scale_stage(), &maps.scales, full, k * groups * int(kScaleRows),
                 expert * int(scale_tiles(n)) + tile.row / int(kScaleRows));
-    tensor_load(ring.tokens(), &maps.tokens[which], full, 0, tile.entry, k * (S::kTileK / S::kBoxK));
-    ring.next();
+  }
+}
+
+// By one thread.
+template <class S>
+__device__ void produce_tokens(const BothInt4Maps& both, const Work& w, const Tile& tile, int rank,
+                               Int4Rings<S>& rings) {
+  constexpr int kEach = S::kTileK / S::kTokenK;  // stages of tokens, of a stage of codes
+  const Passes passes = passes_of(w, tile.group);
+  const int which = which_width<S>(tile);
+  auto& slots = rings.tokens;
+  for (int step = tile.first_step * kEach; step < (tile.first_step + tile.n_steps) * kEach; ++step, slots.next()) {
+    const bool shared = step < passes.shared * kEach;
+    const int k = shared ? step : step - passes.shared * kEach;
+    const Int4Maps& maps = shared ? both.shared : both.experts;
+    mbarrier_wait(&slots.empty[slots.stage], slots.parity ^ 1);
+    Mbarrier* full = &slots.full[slots.stage];
+    mbarrier_arrive_expect_tx(full, uint32_t(int4_width(which)) * S::kTokenK * 2);
+    unsigned char* to = rings.token_stage();
+    if constexpr (S::kCluster == 1) {
+      tensor_load(to, &maps.tokens[which], full, 0, tile.entry, k * (S::kTokenK / S::kBoxK));
+    } else {
+      static_assert(S::kTokenK == S::kBoxK);
+      constexpr int kPart = S::kCluster * kTokenStep, kBox = 64;
+      const int part = (tile.width + kPart - 1) / kPart * kTokenStep;
+      int i = rank * part;
+      const int end = min(i + part, tile.width);
+      auto load = [&](const CUtensorMap& map) {
+        tensor_load_to_blocks(to + i * kRowBytes, &map, full, (1 << S::kCluster) - 1, k * S::kBoxK, tile.entry + i);
+      };
+      for (; i + kBox <= end; i += kBox) load(maps.tokens[0]);
+      for (; i < end; i += kTokenStep) load(maps.tokens[1]);
+    }
   }
 }
 

@@ -85,6 +85,7 @@ struct FfnCase {
   int64_t m, d, f_shared, f_experts, n_experts, group;
   enum Routing { random, one, some } routing = random;  // some: only experts 0 and the last
   int64_t first_expert = 0, n_elsewhere = 0;
+  int64_t shared_group = -1;  // the same
 };
 std::string name(const FfnCase& c) {
   return cat(c.m, " rows, D ", c.d, ", F ", c.f_shared, " and ", c.f_experts, ", ", c.n_experts, " experts from ",
@@ -95,8 +96,9 @@ template <class Up, class Down>
 void check_ffn(GpuMachine& gpu, const FfnCase& c, double n_roundings, const Up& up, const Down& down) {
   INFO(name(c));
   Numbers numbers(uint64_t(c.m * 31 + c.d + c.group));
-  const CodedWeights shared_up(gpu, numbers, int4_spec(2 * c.f_shared, c.d, c.group, 1, true)),
-      shared_down(gpu, numbers, int4_spec(c.d, c.f_shared, c.group));
+  const int64_t shared_group = c.shared_group < 0 ? c.group : c.shared_group;
+  const CodedWeights shared_up(gpu, numbers, int4_spec(2 * c.f_shared, c.d, shared_group, 1, true)),
+      shared_down(gpu, numbers, int4_spec(c.d, c.f_shared, shared_group));
   std::optional<CodedWeights> experts_up, experts_down;
   Values expert(DType::i32, {c.m, 1}), score(DType::f32, {c.m, 1});
   if (c.n_experts) {
@@ -188,15 +190,21 @@ TEST_CASE("cuda matmul int4: weights dequantised are codes times scales, rounded
 }
 
 TEST_CASE("cuda matmul int4: linear, codes to the matrix units") {
+  auto codes = [](const cuda::OpContext& ctx, const View& x, const PackedWeight& w, const View& y) {
+    cuda::int4_linear(ctx, x, w, y, DType::bf16);
+  };
   for (int n_sms : {1, 5}) {
     GpuMachine gpu;
     gpu.gpu.n_sms = n_sms;
     for (const LinearCase& c :
          {LinearCase{17, 24, 256, 128}, {40, 136, 768, 64}, {64, 264, 1280, 32}, {130, 128, 2048, 128}, {6, 10, 512, 64}})
-      check_linear(gpu, c, 1, cuda::int4_linear);
+      check_linear(gpu, c, 1, codes);
   }
   GpuMachine gpu;
-  check_linear(gpu, {600, 16, 256, 32}, 1, cuda::int4_linear);
+  check_linear(gpu, {20, 40, 256, 64, false, DType::f32}, 1, codes);
+  // Weights are rounded.
+  check_linear(gpu, {600, 16, 256, 32}, 2, codes);
+  check_linear(gpu, {520, 40, 768, 128, false, DType::f32}, 2, codes);
 }
 
 TEST_CASE("cuda matmul int4: linear, whatever serves it") {
@@ -218,14 +226,27 @@ TEST_CASE("cuda matmul int4: the feed-forward block, codes to the matrix units")
           FfnCase{70, 256, 256, 512, 3, 32, FfnCase::one}, FfnCase{33, 256, 512, 256, 5, 128, FfnCase::some},
           FfnCase{40, 256, 256, 256, 2, 64, FfnCase::random, 3, 2}, FfnCase{130, 256, 256, 256, 3, 32},
           FfnCase{1, 256, 256, 256, 40, 128}})
-      check_ffn(gpu, c, kCodes, cuda::int4_ffn_up, cuda::int4_ffn_down);
+      check_ffn(gpu, c, kCodes, cuda::grouped_ffn_up, cuda::grouped_ffn_down);
   }
 }
 
-TEST_CASE("cuda matmul int4: the feed-forward block of more rows, in one launch") {
+TEST_CASE("cuda matmul int4: the feed-forward block of more rows, wide tiles") {
+  for (int n_sms : {1, 5}) {
+    GpuMachine gpu;
+    gpu.gpu.n_sms = n_sms;
+    for (const FfnCase& c :
+         {FfnCase{600, 256, 256, 512, 3, 64, FfnCase::random, 1, 1}, FfnCase{520, 256, 256, 256, 0, 128},
+          FfnCase{530, 256, 256, 256, 2, 32, FfnCase::one}})
+      check_ffn(gpu, c, kDequantized, cuda::grouped_ffn_up, cuda::grouped_ffn_down);
+  }
+}
+
+TEST_CASE("cuda matmul int4: the feed-forward block whose shared expert is in other groups, or no kernel's") {
   GpuMachine gpu;
-  for (const FfnCase& c : {FfnCase{600, 256, 256, 512, 3, 64, FfnCase::random, 1, 1}, FfnCase{520, 256, 256, 256, 0, 128}})
-    check_ffn(gpu, c, kCodes, cuda::int4_ffn_up, cuda::int4_ffn_down);
+  for (int64_t m : {50, 530})
+    for (int64_t shared_group : {32, 16, 0})  // int4.cu in a launch of its own; dequantised; FP8, dequantised
+      check_ffn(gpu, {m, 256, 256, 256, 3, 128, FfnCase::random, 1, 1, shared_group}, kDequantized, cuda::grouped_ffn_up,
+                cuda::grouped_ffn_down);
 }
 
 TEST_CASE("cuda matmul int4: the feed-forward block of dequantised weights, experts at once and in turn") {
@@ -245,8 +266,8 @@ TEST_CASE("cuda matmul int4: the feed-forward block of dequantised weights, expe
 
 TEST_CASE("cuda matmul int4: the scratch of dequantised experts stays within its bound") {
   Numbers numbers(1);
-  const PackedWeight shared{.spec = int4_spec(16384, 5120, 128, 1, true), .data = {}, .scales = {}, .bias = {}},
-      experts{.spec = int4_spec(16384, 5120, 128, 128, true), .data = {}, .scales = {}, .bias = {}};
+  const PackedWeight shared{.spec = int4_spec(16384, 5120, 256, 1, true), .data = {}, .scales = {}, .bias = {}},
+      experts{.spec = int4_spec(16384, 5120, 256, 128, true), .data = {}, .scales = {}, .bias = {}};
   cuda::Gpu gpu;
   Arena measured;
   const Values h(DType::bf16, {600, 5120});
@@ -279,22 +300,26 @@ TEST_CASE("cuda matmul int4: which kernel serves what") {
   CHECK(is(cuda::linear_kernel_name(int4_spec(7168, 5120, 128), DType::f32, 17), "generic"));
   CHECK(is(linear(int4_spec(202048, 5120, 128), 600), "generic"));  // 2 GB
 
-  // Scout, Maverick and a dense layer, on 1 to 8 GPUs.
-  for (int64_t ranks : {1, 2, 4, 8})
-    for (int64_t n_experts : {0, 16, 128}) {
-      cuda::FfnShape s{.d = 5120,
-                       .f_shared = (n_experts ? 8192 : 16384) / ranks,
-                       .f_experts = n_experts ? 8192 / ranks : 0,
-                       .n_experts = n_experts,
-                       .top_k = n_experts ? 1 : 0,
-                       .dequantizable = true,
-                       .int4 = true};
-      auto kernel = [&](int64_t m) { return cuda::matmul_kernel_name(cuda::ffn_kernel(s, m)); };
-      for (int64_t m : {17, 64, 2048}) CHECK(is(kernel(m), "int4"));
-      CHECK(is(kernel(2049), "dequantized"));
-      s.int4 = false;
-      CHECK(is(kernel(17), "dequantized"));
-      s.dequantizable = false;
-      CHECK(is(kernel(17), "generic"));
-    }
+  // Feed-forward blocks: of each weight by itself.
+  PackedWeight shared, experts;
+  const Values h(DType::bf16, {17, 512});
+  auto ffn = [&] {
+    return std::string(cuda::ffn_kernel_name({.h = h,
+                                              .shared = &shared,
+                                              .experts = &experts,
+                                              .first_expert = 0,
+                                              .route = {.top_k = 1, .expert = {}, .score = {}},
+                                              .act_shared = {},
+                                              .act_routed = {},
+                                              .work = nullptr}));
+  };
+  shared.spec = int4_spec(512, 512, 64, 1, true);
+  experts.spec = int4_spec(512, 512, 128, 4, true);
+  CHECK(ffn() == "grouped");
+  shared.spec.format = WeightFormat::bf16;
+  CHECK(ffn() == "grouped");
+  experts.spec.group = 256;
+  CHECK(ffn() == "dequantized");
+  experts.spec.input = InputFormat::fp8_token;
+  CHECK(ffn() == "generic");
 }
