@@ -306,6 +306,12 @@ struct Executor::Impl {
   Worker& last() { return workers[size_t(options.topology.tp * (options.topology.pp - 1))]; }
 };
 
+std::optional<DType> kv_dtype_for(const ModelConfig& config, std::optional<DType> chosen) {
+  if (chosen) return chosen;
+  const std::optional<Quantization> quantization = read_quantization(config);
+  return quantization && quantization->fp8_cache ? std::optional(DType::f8_e4m3) : std::nullopt;
+}
+
 bool has_fixed_kv_scales(const ModelConfig& config, const ExecutorOptions& options) {
   if (options.kv_type() != DType::f8_e4m3) return false;
   const std::optional<Quantization> quantization = read_quantization(config);

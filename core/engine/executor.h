@@ -37,6 +37,8 @@ struct ExecutorOptions {
 
   DType kv_type() const { return kv_dtype.value_or(dtype); }
 };
+// ExecutorOptions::kv_dtype for who has `chosen` one, or none: then FP8 where config.json asks for it.
+std::optional<DType> kv_dtype_for(const ModelConfig& config, std::optional<DType> chosen);
 // Keys and values are kept in FP8 with the scales that the checkpoint has for them.
 bool has_fixed_kv_scales(const ModelConfig& config, const ExecutorOptions& options);
 

@@ -4,7 +4,6 @@
 
 #include "engine/sequence.h"
 #include "model/kv_cache.h"
-#include "model/quantization.h"
 
 namespace l4 {
 
@@ -27,9 +26,7 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
   e.topology = options.topology;
   e.dtype = activation_type(options, config);
   e.quantize = {.attention = options.fp8_attention, .head = options.fp8_head};
-  e.kv_dtype = options.kv_dtype;
-  if (const auto quantization = read_quantization(config); !e.kv_dtype && quantization && quantization->fp8_cache)
-    e.kv_dtype = DType::f8_e4m3;
+  e.kv_dtype = kv_dtype_for(config, options.kv_dtype);
   e.gpus = options.gpus;
   e.cuda_graphs = options.cuda_graphs;
   e.cpu_threads = options.threads;

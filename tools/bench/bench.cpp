@@ -225,7 +225,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   e.topology = options_.topology();
   e.gpus = gpus_;
   e.dtype = activation(model);
-  e.kv_dtype = options_.kv_dtype;
+  e.kv_dtype = kv_dtype_for(model.config, options_.kv_dtype);
   e.quantize = options_.quantize;
   e.cpu_threads = options_.threads.value_or(0);
   e.round_robin_experts = options_.round_robin_experts;
