@@ -189,7 +189,8 @@ TEST_CASE("cuda random weights: models in every format give the CPU's logits") {
     }
 }
 
-TEST_CASE("cuda random weights: the models that l4-bench measures whole fit their GPUs") {
+TEST_CASE(
+    "cuda random weights: the models that l4-bench measures whole fit their GPUs, and no generic kernel serves them") {
   struct Case {
     const char *model, *format;
     int tp;
@@ -204,8 +205,10 @@ TEST_CASE("cuda random weights: the models that l4-bench measures whole fit thei
     ExecutorOptions options;
     options.topology.tp = c.tp;
     options.gpus.assign(size_t(c.tp), 0);
+    options.fast_kernels_only = true;
+    options.kv_dtype = DType::f8_e4m3;
     options.max_step_rows = 8192, options.max_out_rows = 64;
-    for (int64_t& pages : options.kv_pages) pages = 64 * 12;  // 64 sequences of 1.5K tokens, in BF16
+    for (int64_t& pages : options.kv_pages) pages = 64 * 12;  // 64 sequences of 1.5K tokens
     const SyntheticWeights weights(config, 1, synthetic_format(c.format, 128));
     const MemoryPlan plan = plan_memory(config, options, c.tp - 1, weights.all_stored());
     CHECK(plan.total() < c.gib << 30);
