@@ -1,5 +1,5 @@
-// A block a row: read once, the largest found, divided, written: 3 k bytes a row. A division is about ten instructions, a
-// quarter of the time that the bytes take.
+// A block a row: read once, the largest found, divided, written: 3 k bytes a row. About ten instructions a value, a third of
+// the time that the bytes take.
 #include "kernels/cuda/matmul/quantise.h"
 
 #include "kernels/cuda/launch.h"

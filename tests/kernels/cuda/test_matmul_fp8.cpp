@@ -100,6 +100,8 @@ TEST_CASE("cuda matmul: rows to FP8 codes and scales, bit for bit as the referen
       const LinearSpec spec = spec_of(scheme, 8, k);
       const Values x = inputs(numbers, 5, k);
       for (int64_t j : {0, 7}) x.set(k + j, 448 * 0.004 * (j ? -1.03 : 1.04));  // beyond 448 of the static scale
+      x.set(5, -0.0), x.set(6, 3e38), x.set(9, -3e38);
+      for (int64_t j = 0; j < k; ++j) x.set(4 * k + j, std::ldexp(numbers.uniform(-1, 1), -130));  // a scale of 2^-139
       const std::vector<int32_t> order = {3, 1, 4, 4, 0};
       for (bool gathered : {false, true}) {
         const View device_x = gpu.upload(x);
