@@ -330,7 +330,7 @@ const FfnCase kNarrowCases[] = {{17, 80, 48, 0, 0},
 const FfnCase kWideCases[] = {{600, 80, 48, 0, 0},
                               {600, 144, 80, 144, 3},
                               {530, 48, 16, 80, 2, FfnCase::some, 1, 2},
-                              {1040, 32, 144, 16, 2, FfnCase::random, 1, 1}};
+                              {1040, 32, 48, 16, 2, FfnCase::random, 1, 1}};
 
 }  // namespace
 
@@ -349,8 +349,10 @@ TEST_CASE("cuda matmul: FP8 feed-forward blocks, wide tiles") {
   for (const FfnCase& c : kWideCases)
     for (const Scheme& scheme : {kToken, kStatic}) {
       INFO(cat(name(c), ", input ", int(scheme.input)));
+      const bool token = scheme.input == InputFormat::fp8_token;
       check_up(gpu, c, scheme, scheme);
-      for (double size : {1.0, 64.0, 1.0 / 64}) check_down(gpu, c, scheme, scheme, size);
+      check_down(gpu, c, scheme, scheme, token ? 64 : 1);
+      if (token) check_down(gpu, c, scheme, scheme, 1.0 / 64);
     }
 }
 
