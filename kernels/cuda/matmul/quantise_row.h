@@ -32,13 +32,12 @@ __device__ inline void raise(float& largest, const uint4& v) {
     largest = fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y)));
   }
 }
-// x / scale as the reference's division rounds it, for x of bfloat16, by one reciprocal a row (Markstein): a quotient that is off
-// by its last bit, corrected by what it leaves of x. A division for each would be 16 instructions, one of them the special
-// unit's.
+// x / scale as the reference's division rounds it, for x of bfloat16, by one reciprocal a row (Markstein): a quotient
+// that is off by its last bit, corrected by what it leaves of x. A division for each would be 16 instructions, one of
+// them the special unit's.
 struct Division {
   float up, scale, reciprocal;  // tiny scales are multiplied, as x is: their reciprocals would be infinite
-  __device__ explicit Division(float s)
-      : up(s < 0x1p-64f ? 0x1p64f : 1.0f), scale(s * up), reciprocal(1.0f / scale) {}
+  __device__ explicit Division(float s) : up(s < 0x1p-64f ? 0x1p64f : 1.0f), scale(s * up), reciprocal(1.0f / scale) {}
   __device__ float operator()(float x) const {
     x *= up;
     const float q = x * reciprocal, exact = fmaf(fmaf(-q, scale, x), reciprocal, q);

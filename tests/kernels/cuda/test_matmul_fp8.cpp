@@ -14,8 +14,8 @@ using namespace l4::test;
 
 namespace {
 
-// bfloat16: as in test_matmul.cpp. The matrix units keep about 14 bits of the sum of 128 columns: four instructions, each cut by
-// up to 2^-13, of a chain whose sum is of the size of the result at most.
+// bfloat16: as in test_matmul.cpp. The matrix units keep about 14 bits of the sum of 128 columns: four instructions,
+// each cut by up to 2^-13, of a chain whose sum is of the size of the result at most.
 constexpr double kChain = 0.001;
 double roundings(double n_roundings, int64_t n_outputs) {
   return n_roundings * 0.0018 + 0.0039 / std::sqrt(double(n_outputs)) + kChain;
@@ -66,7 +66,8 @@ struct Scheme {
   float input_scale = 0;
 };
 constexpr Scheme kToken{WeightFormat::fp8, InputFormat::fp8_token}, kPlain{WeightFormat::bf16, InputFormat::as_is},
-    kStatic{WeightFormat::fp8, InputFormat::fp8_static, 0.004f}, kStaticToo{WeightFormat::fp8, InputFormat::fp8_static, 0.006f};
+    kStatic{WeightFormat::fp8, InputFormat::fp8_static, 0.004f},
+    kStaticToo{WeightFormat::fp8, InputFormat::fp8_static, 0.006f};
 
 LinearSpec spec_of(const Scheme& s, int64_t n, int64_t k, int64_t n_experts = 1, bool gated = false) {
   return {.name = "w",
@@ -228,17 +229,14 @@ struct Ffn {
     const int64_t e = int64_t(expert.at(t)) - c.first_expert;
     return e < c.n_experts && e >= 0 ? e : -1;
   }
-  Route route(GpuMachine& gpu) const {
-    return c.n_experts ? Route{1, gpu.upload(expert), gpu.upload(score)} : Route{};
-  }
+  Route route(GpuMachine& gpu) const { return c.n_experts ? Route{1, gpu.upload(expert), gpu.upload(score)} : Route{}; }
 };
 
 void check_up(GpuMachine& gpu, const FfnCase& c, const Scheme& of_shared, const Scheme& of_experts) {
   Ffn ffn(c);
   const Matrix shared(gpu, ffn.numbers, spec_of(of_shared, 2 * c.f_shared, c.d, 1, true));
   std::optional<Matrix> experts;
-  if (c.n_experts)
-    experts.emplace(gpu, ffn.numbers, spec_of(of_experts, 2 * c.f_experts, c.d, c.n_experts, true), 4);
+  if (c.n_experts) experts.emplace(gpu, ffn.numbers, spec_of(of_experts, 2 * c.f_experts, c.d, c.n_experts, true), 4);
   const Values h = inputs(ffn.numbers, c.m, c.d);
   FfnUpArgs args{.h = gpu.upload(h),
                  .shared = &shared.device,
@@ -358,7 +356,8 @@ TEST_CASE("cuda matmul: FP8 feed-forward blocks, wide tiles") {
 
 TEST_CASE("cuda matmul: feed-forward blocks whose shared expert has another format, or another input scale") {
   GpuMachine gpu;
-  for (const FfnCase& c : {FfnCase{40, 144, 80, 48, 3, FfnCase::random, 1, 1}, FfnCase{600, 48, 80, 144, 2, FfnCase::random, 0, 1}})
+  for (const FfnCase& c :
+       {FfnCase{40, 144, 80, 48, 3, FfnCase::random, 1, 1}, FfnCase{600, 48, 80, 144, 2, FfnCase::random, 0, 1}})
     for (auto [shared, experts] :
          {std::pair{kPlain, kToken}, {kToken, kPlain}, {kStatic, kStaticToo}, {kToken, kStatic}, {kPlain, kPlain}}) {
       INFO(cat(name(c), ", formats ", int(shared.format), " ", int(experts.format), ", inputs ", int(shared.input), " ",
