@@ -1,6 +1,6 @@
 // cuBLASLt's matrix product on emulated devices, as far as kernels/cuda/matmul/cublas.cu asks for it: both operands
-// along k, a bias of the output's rows, float32 sums; of E4M3 with a scale for each of the output's rows and columns. Strict about what the library is strict about, so that a wrong
-// descriptor fails here and not on the first GPU.
+// along k, a bias of the output's rows, float32 sums; of E4M3 with a scale for each of the output's rows and columns.
+// Strict about what the library is strict about, so that a wrong descriptor fails here and not on the first GPU.
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 

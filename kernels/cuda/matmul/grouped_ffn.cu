@@ -9,10 +9,11 @@
 // every expert would cost more than it saves: there the shared product is a launch of its own, k in as many parts as
 // fill the SMs, that leaves float32 sums, to which the experts' launch adds.
 //
-// Formats. Weights of one kind (bfloat16; FP8 with its input quantised; INT4 in groups of one size) are one launch; where the shared expert's and the experts'
-// are of two, each has its own, and down leaves sums as it does with few rows. Up and down may be of any two formats: the order
-// of their rows is the same. What is neither becomes bfloat16 in scratch first (dequantize.h), which holds only some experts
-// at a time: then the groups are those experts', a launch each.
+// Formats. Weights of one kind (bfloat16; FP8 with its input quantised; INT4 in groups of one size) are one launch;
+// where the shared expert's and the experts' are of two, each has its own, and down leaves sums as it does with few
+// rows. Up and down may be of any two formats: the order of their rows is the same. What is neither becomes bfloat16 in
+// scratch first (dequantize.h), which holds only some experts at a time: then the groups are those experts', a launch
+// each.
 #include "kernels/cuda/matmul/cublas.h"
 #include "kernels/cuda/matmul/grouped.h"
 #include "kernels/cuda/matmul/grouped_rows.h"
@@ -37,7 +38,8 @@ bool alike(const PackedWeight& shared, const PackedWeight* experts) {
 // Columns of a step in bfloat16: launches set their own (set_steps).
 constexpr int kTileK = 64;
 
-// The experts that there are weights of. The last group, of all rows or those without an expert, comes with the last ones.
+// The experts that there are weights of. The last group, of all rows or those without an expert, comes with the last
+// ones.
 Work of_window(const Work& all, const PlainWeights& p) {
   Work w = all;
   if (!p.experts) return w;
@@ -79,7 +81,7 @@ void start_down(const OpContext& ctx, Scratch& scratch, const Work& w, Results r
       start_shared(ctx, false, alone, leaves_sums, of_shared, {});
     }
     const Factors& second = p.experts ? of_experts : of_shared;  // without experts it only adds
-    start_of(*second.weight)(ctx, false, window, r, {}, second);
+    start_of (*second.weight)(ctx, false, window, r, {}, second);
   });
 }
 }  // namespace
@@ -114,9 +116,9 @@ void dequantized_ffn_up(const OpContext& ctx, const FfnUpArgs& args, int64_t scr
     Work window = of_window(w, p);
     if (alike(*p.shared, p.experts)) return start_of(*p.shared)(ctx, true, window, r, shared, experts);
     if (p.first_expert == 0)
-      start_of(*p.shared)(ctx, true, work_of(*p.shared, nullptr, w.n_rows, kTileK), r, shared, {});
+      start_of (*p.shared)(ctx, true, work_of(*p.shared, nullptr, w.n_rows, kTileK), r, shared, {});
     window.n_shared = 0;
-    start_of(*p.experts)(ctx, true, window, r, {}, experts);
+    start_of (*p.experts)(ctx, true, window, r, {}, experts);
   });
 }
 

@@ -1,19 +1,20 @@
 // Grouped products of E4M3 weights, a scale a row, and E4M3 tokens, a scale each.
 //
-// Tiles as in grouped.cu, whose bytes they have: 128 rows by up to 256 or 64 tokens, 128 columns of k a stage, 4 stages of 48
-// KB or 8 of 24 KB.
+// Tiles as in grouped.cu, whose bytes they have: 128 rows by up to 256 or 64 tokens, 128 columns of k a stage, 4 stages
+// of 48 KB or 8 of 24 KB.
 //
-// Sums. The matrix units keep about 14 bits of a sum of E4M3 products, so a chain of instructions ends after 128 columns, and
-// its sums are added in float32 to those that a tile keeps. Two sets for 256 tokens are 256 registers: too many. So a
-// stage is multiplied in two halves of the tokens, one chain each, into the same 64 registers, with 128 for what is kept.
-// A warpgroup waits for its chain and adds; the matrix units have the other warpgroup's then: a chain of 128 tokens takes
-// 256 clocks, its addition 64 of the issue slots of a quarter and the way there and back some 60.
+// Sums. The matrix units keep about 14 bits of a sum of E4M3 products, so a chain of instructions ends after 128
+// columns, and its sums are added in float32 to those that a tile keeps. Two sets for 256 tokens are 256 registers: too
+// many. So a stage is multiplied in two halves of the tokens, one chain each, into the same 64 registers, with 128 for
+// what is kept. A warpgroup waits for its chain and adds; the matrix units have the other warpgroup's then: a chain of
+// 128 tokens takes 256 clocks, its addition 64 of the issue slots of a quarter and the way there and back some 60.
 //
-// Scales multiply what is kept: in down, where a tile goes on from the shared expert's columns of k to an expert's, what is kept is
-// rescaled from the ones' scales to the others', of row and token; at the end it is multiplied by the scales.
+// Scales multiply what is kept: in down, where a tile goes on from the shared expert's columns of k to an expert's,
+// what is kept is rescaled from the ones' scales to the others', of row and token; at the end it is multiplied by the
+// scales.
 //
-// Limits. Wide: each k32 of a 64 x 128 half takes 64 clocks of the matrix units and (64 + 128) * 32 bytes of shared memory,
-// 48 of 64 clocks. From L2 a block takes 32 KB a stage, which is 1024 clocks. Narrow: bytes of weights.
+// Limits. Wide: each k32 of a 64 x 128 half takes 64 clocks of the matrix units and (64 + 128) * 32 bytes of shared
+// memory, 48 of 64 clocks. From L2 a block takes 32 KB a stage, which is 1024 clocks. Narrow: bytes of weights.
 #include "kernels/cuda/matmul/grouped_launch.h"
 #include "kernels/cuda/ptx/cp_async.h"
 #include "kernels/cuda/ptx/wgmma.h"
@@ -48,8 +49,8 @@ __device__ Tile half_of(const Tile& tile, int i) {
 struct Scales {
   const float *shared_rows = nullptr, *expert_rows = nullptr, *shared_tokens = nullptr, *expert_tokens = nullptr;
 };
-// What another scale is divided by. Of less there is nothing left in bfloat16 of what it multiplies, and the quotient may be no
-// number.
+// What another scale is divided by. Of less there is nothing left in bfloat16 of what it multiplies, and the quotient
+// may be no number.
 __device__ inline float divisor(float scale) {
   constexpr float kLeast = 1e-18f;
   return fabsf(scale) < kLeast ? kLeast : scale;
@@ -88,8 +89,8 @@ __device__ void add_steps(int width, int n_steps, int consumer, int lane, Ring<S
   const int first = first_half<S>(width);
   for (int step = 0; step < n_steps; ++step) {
     mbarrier_wait(&ring.full[ring.stage], ring.parity);
-    const uint64_t weights = matrix_descriptor(ring.weights() + consumer * kConsumerRows * kRowBytes,
-                                               Swizzle::bytes128, 0, 8 * kRowBytes);
+    const uint64_t weights =
+        matrix_descriptor(ring.weights() + consumer * kConsumerRows * kRowBytes, Swizzle::bytes128, 0, 8 * kRowBytes);
     const uint64_t tokens = matrix_descriptor(ring.tokens(), Swizzle::bytes128, 0, 8 * kRowBytes);
 #pragma unroll
     for (int half = 0; half < kHalves<S>; ++half) {
@@ -172,7 +173,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         finish_up<kHalf<S>>(w, r, half, row, lane, factor, d);
       });
     } else {
-      bool before = w.add_shared && !last;  // the shared matrix comes first
+      const bool two = w.add_shared && !last;  // matrices, the shared one first
+      auto last_scale = [&](float scale) { return two ? divisor(scale) : scale; };
+      bool before = two;
       if (before)
         more.template ask<S>(s.shared_tokens, tile, lane);
       else if (r.rows)
@@ -194,9 +197,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (r.rows) to.template ask<S>(r.rows, tile, lane);
       }
       each_half([&](const Tile& half, auto& d, int first) {
-        auto factor = [&](int j, int i) { return divisor(scales.values[first + 8 * j + i]); };
+        auto factor = [&](int j, int i) { return last_scale(scales.values[first + 8 * j + i]); };
         if (tile.n_steps > 0)
-          scale<kHalf<S>>(half.count, lane, make_float2(divisor(rows.x), divisor(rows.y)), factor, d);
+          scale<kHalf<S>>(half.count, lane, make_float2(last_scale(rows.x), last_scale(rows.y)), factor, d);
         auto to_row = [&](int j, int i) { return r.rows ? to.values[first + 8 * j + i] : half.entry + 8 * j + i; };
         finish_down<kHalf<S>>(w, r, half, row, lane, to_row, d);
       });

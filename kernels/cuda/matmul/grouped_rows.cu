@@ -18,8 +18,8 @@ struct Copies {
   float one_code_scale = 0;
 };
 
-// Block i: entry i's row number, the rows without an expert here after all others, and its copies. Of a copy 2 D bytes read and
-// written a row, of codes 2 D and D.
+// Block i: entry i's row number, the rows without an expert here after all others, and its copies. Of a copy 2 D bytes
+// read and written a row, of codes 2 D and D.
 template <bool kCodes>
 __global__ void __launch_bounds__(kThreads)
     arrange_kernel(const int32_t* expert, int n_rows, int first_expert, int n_experts, const int32_t* begin,

@@ -9,8 +9,8 @@ namespace l4::cuda::grouped {
 // Device memory; null when measuring.
 struct Arranged {
   ExpertGroups groups;
-  int32_t* rows = nullptr;          // [T]
-  Tokens for_shared, for_experts;   // with h
+  int32_t* rows = nullptr;         // [T]
+  Tokens for_shared, for_experts;  // with h
 };
 Arranged arrange(Scratch& scratch, const OpContext& ctx, const Route& route, int64_t first_expert, int64_t n_experts);
 // And h in this order, as input of each of the two weights. What both take is made once.

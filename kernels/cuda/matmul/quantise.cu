@@ -1,5 +1,5 @@
-// A block a row: read once, the largest found, divided, written: 3 k bytes a row. A division is about ten instructions, a
-// quarter of the time that the bytes take.
+// A block a row: read once, the largest found, divided, written: 3 k bytes a row. About ten instructions a value, a
+// third of the time that the bytes take.
 #include "kernels/cuda/matmul/quantise.h"
 
 #include "kernels/cuda/launch.h"
@@ -24,7 +24,8 @@ QuantisedRows take_quantised_rows(Scratch& scratch, int64_t n_rows, int64_t k) {
   return {scratch.take_array<uint8_t>(n_rows * k), scratch.take_array<float>(n_rows)};
 }
 
-QuantisedRows quantise(Scratch& scratch, const OpContext& ctx, const View& x, const LinearSpec& w, const int32_t* rows) {
+QuantisedRows quantise(Scratch& scratch, const OpContext& ctx, const View& x, const LinearSpec& w,
+                       const int32_t* rows) {
   const int64_t k = w.k, n_rows = x.elements() / k;
   L4_CHECK(k % kCodesTogether == 0, w.name, ": rows of ", k, " columns");
   const QuantisedRows to = take_quantised_rows(scratch, n_rows, k);

@@ -105,11 +105,11 @@ TEST_CASE("cuda matmul: which kernel serves what is quantised") {
   };
   const auto as_is = InputFormat::as_is, token = InputFormat::fp8_token;
   CHECK(linear(WeightFormat::int4, as_is, 5120, 16) == "small_m");
-  CHECK(linear(WeightFormat::int4, as_is, 5120 + 128, 1) == "generic");  // no whole slabs
+  CHECK(linear(WeightFormat::int4, as_is, 5120 + 128, 1) == "dequantized");  // no whole slabs: as of more rows
   CHECK(linear(WeightFormat::int4, token, 5120, 1) == "generic");
   CHECK(linear(WeightFormat::fp8, token, 5120 + 128, 16) == "small_m");
-  CHECK(linear(WeightFormat::fp8, token, 5120 + 64, 1) == "generic");
-  CHECK(linear(WeightFormat::fp8, as_is, 5120, 1) == "generic");
+  CHECK(linear(WeightFormat::fp8, token, 5120 + 64, 1) == "fp8");
+  CHECK(linear(WeightFormat::fp8, as_is, 5120, 1) == "dequantized");
   CHECK(linear(WeightFormat::bf16, token, 5120, 1) == "generic");
   // A shared expert and experts that are unlike.
   PackedWeight w, experts;
@@ -128,9 +128,9 @@ TEST_CASE("cuda matmul: which kernel serves what is quantised") {
   };
   CHECK(ffn() == "small_m");
   experts.spec.format = WeightFormat::int4, experts.spec.group = 64;
-  CHECK(ffn() == "generic");
+  CHECK(ffn() == "grouped");
   w.spec.format = WeightFormat::int4, w.spec.group = 128;
-  CHECK(ffn() == "generic");
+  CHECK(ffn() == "grouped");
   w.spec.group = 64;
   CHECK(ffn() == "small_m");
 }
