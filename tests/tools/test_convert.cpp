@@ -5,7 +5,7 @@
 #include <set>
 
 #include "quant/fp8.h"
-#include "tools/convert/plan.h"
+#include "tools/common/conversion_plan.h"
 #include "tools/run_tool.h"
 #include "tools/tiny_source.h"
 

@@ -9,8 +9,8 @@
 
 #include "base/thread_pool.h"
 #include "quant/fp8.h"
+#include "tools/common/conversion_plan.h"
 #include "tools/common/terminal.h"
-#include "tools/convert/plan.h"
 
 namespace l4::bench {
 

@@ -11,9 +11,9 @@
 #include <functional>
 
 #include "formats/hf_checkpoint.h"
+#include "tools/common/conversion_plan.h"
 #include "tools/convert/calibration.h"
 #include "tools/convert/layer_runner.h"
-#include "tools/convert/plan.h"
 
 namespace l4::convert {
 

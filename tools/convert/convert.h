@@ -6,8 +6,8 @@
 #include <string>
 
 #include "base/file.h"
+#include "tools/common/conversion_recipe.h"
 #include "tools/convert/layer_runner.h"
-#include "tools/convert/recipe.h"
 
 namespace l4::convert {
 

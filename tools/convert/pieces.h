@@ -8,8 +8,8 @@
 #include "base/direct_file.h"
 #include "quant/gptq.h"
 #include "quant/quantize.h"
+#include "tools/common/conversion_plan.h"
 #include "tools/convert/calibration.h"
-#include "tools/convert/plan.h"
 
 namespace l4::convert {
 

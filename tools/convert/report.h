@@ -6,8 +6,8 @@
 
 #include "formats/json.h"
 #include "quant/quantize.h"
+#include "tools/common/conversion_plan.h"
 #include "tools/convert/calibration.h"
-#include "tools/convert/plan.h"
 
 namespace l4::convert {
 

@@ -12,7 +12,7 @@
 
 #include "formats/json.h"
 #include "quant/quantize.h"
-#include "tools/convert/plan.h"
+#include "tools/common/conversion_plan.h"
 
 namespace l4::convert {
 

@@ -8,7 +8,7 @@
 
 #include "formats/hf_checkpoint.h"
 #include "model/config.h"
-#include "tools/convert/recipe.h"
+#include "tools/common/conversion_recipe.h"
 
 namespace l4::convert {
 

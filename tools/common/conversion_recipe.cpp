@@ -1,4 +1,4 @@
-#include "tools/convert/recipe.h"
+#include "tools/common/conversion_recipe.h"
 
 #include <fnmatch.h>
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <set>
 
-#include "tools/convert/plan.h"
+#include "tools/common/conversion_plan.h"
 
 namespace l4::convert {
 

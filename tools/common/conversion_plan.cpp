@@ -1,4 +1,4 @@
-#include "tools/convert/plan.h"
+#include "tools/common/conversion_plan.h"
 
 #include <algorithm>
 #include <map>
