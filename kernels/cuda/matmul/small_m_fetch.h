@@ -69,7 +69,7 @@ struct Fetcher {
 
  private:
   __device__ void fetch() {
-    if (fetched >= kInFlight) {
+    if (fetched >= V::kInFlight) {
       mbarrier_wait(&s.full[in_flight.stage], in_flight.parity);
       in_flight.next(a.ring);
     }
@@ -92,7 +92,7 @@ struct Fetcher {
   // Those of the stage's groups, of each 16 rows; and says how much is to come. row: of all experts' rows.
   __device__ void fetch_scales(const Matrix& m, int expert, int row, int stage, unsigned char* to) {
     const int of_stage = V::kStageK / a.group, first = stage * of_stage, n = min(of_stage, m.groups - first);
-    const int tiles = (m.n + 15) / 16, tile = (row - expert * m.n) / 16, n_tiles = min(V::kBlocks, tiles - tile);
+    const int tiles = (m.n + 15) / 16, tile = (row - expert * m.n) / 16, n_tiles = min(V::kTileBlocks, tiles - tile);
     const uint32_t bytes = uint32_t(n) * 16 * sizeof(bf16);
     mbarrier_arrive_expect_tx(&s.full[at.stage], V::kStageBytes + uint32_t(n_tiles) * bytes);
     const bf16* from = m.group_scales + (int64_t(expert) * tiles + tile) * m.groups * 16 + first * 16;

@@ -62,7 +62,7 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88
     small_m_kernel(const __grid_constant__ Args a) {
   __shared__ Shared<V> s;
   unsigned char* ring = dynamic_shared();
-  const bool fetches = threadIdx.x >= 32 * kWarps, one = threadIdx.x == 32 * kWarps;
+  const bool fetches = threadIdx.x >= 32 * V::kWarps, one = threadIdx.x == 32 * V::kWarps;
   using Fetch = Fetcher<V, mode>;
   Fetch fetcher{a, s, ring};
   // What of the work is known when the block begins; in down that is the route, too.
@@ -79,16 +79,16 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88
     // In down the route was complete before the kernel before this one passed its wait (ops.h).
     const int e = mode == Mode::down ? choice(a) : 0;
     if (one) {
-      for (int i = 0; i < a.ring; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], kWarps);
+      for (int i = 0; i < a.ring; ++i) mbarrier_init(&s.full[i], 1), mbarrier_init(&s.empty[i], V::kWarps);
       for (int i = 0; i < V::kBuffers; ++i)
-        mbarrier_init(&s.handed[i], 32 * kWarps), mbarrier_init(&s.taken[i], 32 * V::kParts);
+        mbarrier_init(&s.handed[i], 32 * V::kWarps), mbarrier_init(&s.taken[i], 32 * V::kParts);
       mbarrier_init(&s.routed, 32);
       mbarrier_init_fence();
       fence_proxy_async();
       s.chosen.n = 0;
       divide();
       if (mode != Mode::down || a.pieces == 1)
-        fetcher.until(kInFlight, mode == Mode::linear ? Fetch::Known::all : Fetch::Known::shared, false);
+        fetcher.until(V::kInFlight, mode == Mode::linear ? Fetch::Known::all : Fetch::Known::shared, false);
     }
     __syncwarp();
     if constexpr (mode == Mode::down) {
@@ -184,7 +184,7 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
     a.stage_bytes += (V::kStageK / a.group * V::kTileRows * int(sizeof(bf16)) + kAligned - 1) / kAligned * kAligned;
   // A product that does not follow a norm follows attention.
   const int small_ring = ring_in<V>(kHalfAndMore, a.stage_bytes);
-  const bool beside_attention = mode == Mode::linear && !a.ready && small_ring > kInFlight;
+  const bool beside_attention = mode == Mode::linear && !a.ready && small_ring > V::kInFlight;
   a.ring = beside_attention ? small_ring : ring_in<V>(ctx.gpu.max_shared_bytes, a.stage_bytes);
   const size_t bytes = size_t(a.ring * a.stage_bytes) + V::kMeetingBytes;
   Scratch scratch(ctx.work);
@@ -198,7 +198,7 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   a.shared_map = slabs<V>(shared);
   if (routed) a.routed_map = slabs<V>(*routed);
   launch({.grid = unsigned(ctx.gpu.n_sms),
-          .block = kThreads,
+          .block = V::kThreads,
           .shared_bytes = std::max(bytes, kHalfAndMore - kStaticBytes<V>),
           .stream = ctx.gpu.stream,
           .programmatic = true},

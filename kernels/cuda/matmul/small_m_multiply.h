@@ -18,10 +18,11 @@ struct Multiplier {
   const Args& a;
   Shared<V>& s;
   const unsigned char* ring;
-  float4* meeting;  // [V::kBuffers][kWarps][kParts][32]
+  float4* meeting;  // [V::kBuffers][kAdded][kParts][32]
   const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), g = lane / 4, t = lane % 4;
   Turn at;
-  int slab = warp;  // of each stage of the tile at hand, and every kWarps-th after it
+  int slab = warp;                                  // of each stage of the tile at hand, and every kWarps-th after it
+  const int block = warp / V::kAdded * V::kBlocks;  // the first of 16 rows, of its slabs
 
   using Weights = typename V::Weights;
   using X = uint32_t[V::kUnits][V::kColumns][V::kXWords];
@@ -72,7 +73,7 @@ struct Multiplier {
     f.slab_left -= V::kStageK;
   }
   __device__ static void load_x(X& x, const From& f) {
-    constexpr int kNext = kWarps * V::kSlabK;
+    constexpr int kNext = V::kWarps * V::kSlabK;
 #pragma unroll
     for (int c = 0; c < V::kColumns; ++c)
 #pragma unroll
@@ -92,7 +93,7 @@ struct Multiplier {
 
   // The chunks of this lane of rows g and g + 8 of block b.
   __device__ void load_weights(int u, int b, int j, uint32_t (&low)[4], uint32_t (&high)[4]) const {
-    const int row = (slab + u * kWarps) * V::kTileRows + 16 * b + g;
+    const int row = (slab + u * V::kWarps) * V::kTileRows + 16 * (block + b) + g;
     const unsigned char* chunk = ring + at.stage * a.stage_bytes + row * kSlabBytes + ((2 * t + j) ^ g) * 16;
     words(*reinterpret_cast<const uint4*>(chunk), low);  // ^ g: Swizzle::bytes128
     words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
@@ -181,7 +182,7 @@ struct Multiplier {
       if constexpr (Weights::kGroups) {
         group = k128 ? 128 : m.a.group, of_stage = V::kStageK / group;
         scale = reinterpret_cast<const bf16*>(m.ring + m.at.stage * m.a.stage_bytes + V::kStageBytes) +
-                m.slab * (V::kSlabK / group) * 16 + m.g;
+                (m.block * of_stage + m.slab * (V::kSlabK / group)) * 16 + m.g;
       }
     }
     // n columns of the slab, a multiple of the smallest group.
@@ -217,7 +218,7 @@ struct Multiplier {
     for (int b = 0; b < V::kBlocks; ++b)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int row = first_row<V, mode>(a, tile, p.which) + 16 * b + 8 * i + g;
+        const int row = first_row<V, mode>(a, tile, p.which) + 16 * (block + b) + 8 * i + g;
         r.rows[b][i] = row < m.n ? scales[row] : 0;
       }
     return r;
@@ -329,23 +330,23 @@ struct Multiplier {
     const int buffer = turn % V::kBuffers;
     const uint32_t parity = turn / V::kBuffers % 2;
     mbarrier_wait(&s.taken[buffer], parity ^ 1);
-    float4* from = meeting + buffer * kWarps * V::kParts * 32 + lane;
+    float4* from = meeting + buffer * V::kAdded * V::kParts * 32 + lane;
 #pragma unroll
-    for (int p = 0; p < V::kParts; ++p) {
+    for (int p = 0; p < V::kOwnParts; ++p) {
       float v[4] = {};
 #pragma unroll
       for (int u = 0; u < V::kUnits; ++u)
 #pragma unroll
         for (int j = 0; j < 4; ++j) v[j] += sums[u][p / V::kColumns][p % V::kColumns][j];
-      from[(warp * V::kParts + p) * 32] = make_float4(v[0], v[1], v[2], v[3]);
+      from[(warp % V::kAdded * V::kParts + block * V::kColumns + p) * 32] = make_float4(v[0], v[1], v[2], v[3]);
     }
-    const int part = (warp + kWarps - turn * V::kParts % kWarps) % kWarps;
+    const int part = (warp + V::kWarps - turn * V::kParts % V::kWarps) % V::kWarps;
     mbarrier_arrive(&s.handed[buffer]);
     if (part >= V::kParts) return;
     mbarrier_wait(&s.handed[buffer], parity);
     float v[4] = {};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) add(v, from[(w * V::kParts + part) * 32]);
+    for (int w = 0; w < V::kAdded; ++w) add(v, from[(w * V::kParts + part) * 32]);
     mbarrier_arrive(&s.taken[buffer]);
     if (s.work.pieces == 1 || add_pieces(i, part, v)) store(i.tile, part, v);
   }
@@ -373,7 +374,7 @@ struct Multiplier {
     From from;
     // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and
     // the other.
-    if constexpr (!Weights::kAhead) slab = (warp + i.tile % 2 * (kWarps / 2)) % kWarps;
+    if constexpr (!Weights::kAhead) slab = (warp + i.tile % 2 * (V::kSlabs / 2)) % V::kSlabs;
     find_x(from, i.tile, i.begin);
     if constexpr (Weights::kAhead)
       multiply_ahead(sums, from, i);
@@ -442,7 +443,7 @@ struct Multiplier {
       while (load_acquire_gpu(a.ready + threadIdx.x) == 0) {
       }
     }
-    barrier_sync(1, 32 * kWarps);
+    barrier_sync(1, 32 * V::kWarps);
   }
 
   // Brings x into L1 at once, where it has room there: otherwise each of a warp's first stages waits for L2 in turn.
@@ -469,17 +470,17 @@ struct Multiplier {
     if (mode == Mode::down) return find_x_scales(a.x_routed, a.routed.k, a.n_slots, a.x_routed_scale, s.x_scale[1]);
     if (int(threadIdx.x) < a.n_tokens)  // up: the same rows
       s.x_scale[1][threadIdx.x] = a.x_routed_scale != 0 ? a.x_routed_scale : s.x_scale[0][threadIdx.x];
-    barrier_sync(1, 32 * kWarps);
+    barrier_sync(1, 32 * V::kWarps);
   }
   // one: of all rows, unless it is 0.
   __device__ void find_x_scales(const bf16* x, int64_t k, int n_rows, float one, float* scale) const {
     const int thread = int(threadIdx.x);
     if (one != 0) {
       if (thread < n_rows) scale[thread] = one;
-      barrier_sync(1, 32 * kWarps);
+      barrier_sync(1, 32 * V::kWarps);
       return;
     }
-    constexpr int kAtOnce = 4, kNext = 32 * kWarps * 8;  // loads that are under way together
+    constexpr int kAtOnce = 4, kNext = 32 * V::kWarps * 8;  // loads that are under way together
     for (int row = 0; row < n_rows; ++row) {
       float largest = 0;
       for (int64_t i = int64_t(thread) * 8; i < k; i += kAtOnce * kNext) {
@@ -498,14 +499,14 @@ struct Multiplier {
       largest = warp_max(largest);
       if (lane == 0) s.largest[warp][row] = largest;
     }
-    barrier_sync(1, 32 * kWarps);
+    barrier_sync(1, 32 * V::kWarps);
     if (thread < n_rows) {
       float largest = 0;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, s.largest[w][thread]);
+      for (int w = 0; w < V::kWarps; ++w) largest = fmaxf(largest, s.largest[w][thread]);
       scale[thread] = fp8_scale(largest);
     }
-    barrier_sync(1, 32 * kWarps);
+    barrier_sync(1, 32 * V::kWarps);
   }
 };
 

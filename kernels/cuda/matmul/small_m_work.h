@@ -13,29 +13,31 @@
 
 namespace l4::cuda::small_m {
 
-constexpr int kWarps = 8;  // that multiply; one more fetches
-constexpr int kThreads = 32 * (kWarps + 1);
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kSlabBytes = 128;  // of a row
-constexpr int kInFlight = 2;     // stages that have been asked for and are not there: 8.6 MB in all
 enum class Mode { linear, up, down };
 
 // Groups of 8 tokens, rows of a tile, slabs of a stage, stages of the ring.
-template <class Weights_, int kColumns_, int kTileRows_, int kSlabs_, int kStages_>
+template <class Weights_, int kColumns_, int kTileRows_, int kSlabs_, int kStages_, int kWarps_ = 8>
 struct Variant {
   using Weights = Weights_;
   static constexpr int kColumns = kColumns_, kTileRows = kTileRows_, kSlabs = kSlabs_, kStages = kStages_;
+  static constexpr int kWarps = kWarps_, kThreads = 32 * (kWarps + 1);  // that multiply; one more fetches
   static constexpr int kTokens = 8 * kColumns, kPerLoad = Weights::kPerLoad;
   static constexpr int kSlabK = kSlabBytes / 16 * kPerLoad, kStageK = kSlabs * kSlabK;
   static constexpr int kStageBytes = kSlabs * kTileRows * kSlabBytes;
-  static constexpr int kUnits = kSlabs / kWarps;  // slabs of a warp and stage
-  static constexpr int kXWords = kPerLoad;        // of a lane, slab and token: pairs of numbers of two chunks' columns
-  static constexpr int kBlocks = kTileRows / 16;  // of rows
-  static constexpr int kParts = kColumns * kBlocks;  // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
+  static constexpr int kInFlight = (64 << 10) / kStageBytes;  // stages asked for and not there: 8.6 MB in all
+  // A warp has kUnits slabs of a stage, or shares one with others, each of which has kBlocks of its blocks of 16 rows.
+  static constexpr int kUnits = kWarps < kSlabs ? kSlabs / kWarps : 1, kSharing = kWarps < kSlabs ? 1 : kWarps / kSlabs;
+  static constexpr int kXWords = kPerLoad;  // of a lane, slab and token: pairs of numbers of two chunks' columns
+  static constexpr int kTileBlocks = kTileRows / 16, kBlocks = kTileBlocks / kSharing;
+  static constexpr int kParts = kColumns * kTileBlocks;  // of a tile's outputs: 16 rows by 8 tokens, 4 of each lane
+  static constexpr int kOwnParts = kColumns * kBlocks;   // of a warp
+  static constexpr int kAdded = kWarps / kSharing;       // warps that have sums of a part
   // Of sums on their way from a tile's warps to the one that adds them. With two of two parts there would be no room
   // for a ring beside attention (small_m_kernel.h); items of INT4 are short, and not attention's.
   static constexpr int kBuffers = kParts == 1 || Weights::kGroups ? 2 : 1;
-  static constexpr size_t kMeetingBytes = size_t(kBuffers) * kWarps * kParts * 32 * sizeof(float4);
+  static constexpr size_t kMeetingBytes = size_t(kBuffers) * kAdded * kParts * 32 * sizeof(float4);
 };
 
 struct Matrix {
@@ -66,7 +68,7 @@ struct Args {
   PeerLinks peers;                  // of more than one rank: y is sent to them, and not stored
   const uint32_t* ready = nullptr;  // of each row of x, when it is there; null: when the predecessor has ended
   int ring = 0;                     // stages
-  int stage_bytes = 0;              // codes, then INT4's scales: [kBlocks][groups of a stage][16]
+  int stage_bytes = 0;              // codes, then INT4's scales: [kTileBlocks][groups of a stage][16]
   int group = 0;                    // INT4: columns; 32, 64 or 128
   // items of work
   int pieces = 1;               // that a tile is cut into
@@ -142,8 +144,8 @@ struct Shared {
   Work work;
   Chosen<V::kTokens> chosen;
   union {
-    uint32_t touched[32 * kWarps];        // nobody reads it: where touch() puts what it loads
-    float largest[kWarps][kSmallMSlots];  // of a row of x, by the warps that look for it
+    uint32_t touched[32 * V::kWarps];        // nobody reads it: where touch() puts what it loads
+    float largest[V::kWarps][kSmallMSlots];  // of a row of x, by the warps that look for it
   };
   float x_scale[2][kSmallMSlots];  // of the rows of x and of x_routed
 };
