@@ -37,13 +37,32 @@ export TRIAL=${TRIAL:-} OUT=${OUT:-$root/build-gpu/out}
 for place in /tmp /var/tmp "$root/build-gpu"; do
   [ "$(stat -f -c %T "$place" 2>/dev/null)" != tmpfs ] && break
 done
-export BIN=${BIN:-$root/build-gpu/bin} WORK=${WORK:-$place/l4-session} PYTHON=${PYTHON:-python3}
+export WORK=${WORK:-$place/l4-session} PYTHON=${PYTHON:-python3}
+PROGRAMS=$root/build-gpu/programs.tar.xz UNPACKED=$WORK/unpacked  # by pack.sh; not in build-gpu, which would be carried with it
+export BIN=${BIN:-$UNPACKED/bin}
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True  # transformers' float32 run fits 80 GB only without gaps
 export PYTHONUNBUFFERED=1 L4_DEMO_DIR=$root/core/demo NCCL_NVLS_ENABLE=0
 export CHECKPOINT=$WORK/checkpoint
 
+# By Python: a machine may have no xz.
+unpack() {
+  rm -rf "$UNPACKED"
+  [ -f "$PROGRAMS" ] || return 0
+  "$PYTHON" - "$PROGRAMS" "$UNPACKED" <<'END' || { rm -rf "$UNPACKED"; exit 1; }
+import sys, tarfile
+try:
+    with tarfile.open(sys.argv[1]) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(sys.argv[2])
+except (OSError, EOFError, tarfile.TarError) as error:
+    sys.exit(f"session.sh: cannot unpack {sys.argv[1]}: {' '.join(str(error).split())}")
+END
+}
+
 prepare() {
   mkdir -p "$OUT" "$WORK/logs"
+  unpack
+  [ -x "$BIN/l4" ] || { echo "session.sh: no program $BIN/l4; scripts/gpu/pack.sh makes $PROGRAMS" >&2; exit 1; }
   [ -n "$TRIAL" ] && rm -f "$OUT"/*
   GPUS=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
   [ -n "$TRIAL" ] && GPUS=0
@@ -54,7 +73,7 @@ prepare() {
   libraries=$("$PYTHON" -c '
 import glob, site
 print(":".join(lib for place in site.getsitepackages() for lib in glob.glob(place + "/nvidia/*/lib")))' 2>/dev/null)
-  libraries=$root/build-gpu/lib${libraries:+:$libraries}:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  libraries=$UNPACKED/lib${libraries:+:$libraries}:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   mkdir -p "$WORK/bin"
   local name
   for name in l4-run l4-eval l4-bench l4-tests; do
