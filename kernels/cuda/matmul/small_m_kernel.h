@@ -19,6 +19,14 @@
 // 9, and again; x is loaded with the same permutation, which the sum does not see. Eight lanes of two rows so meet
 // eight different chunks: no shuffle, no transposition, no bank twice. x comes through L1, a stage ahead.
 //
+// Formats. Said above for BF16; small_m_weights.h has what differs. A stage is 32 KB of codes in any: 32 rows by 1024
+// columns in FP8, by 2048 in INT4. x of so many columns does not fit registers: it comes in a window of four loads,
+// which depend on nothing (a lane whose token takes no part reads a row that another reads). FP8: every block first
+// finds the largest |x| of each row; x is rounded to codes on its way to the product; codes of both are exact in f16,
+// their products in float32; the scales of row and token multiply the sums at the end of a matrix. INT4: codes become
+// bfloat16, exactly; a group's sums times its scale are added to the tile's; the scales are copied behind the codes of
+// their stage.
+//
 // Items. Tiles of 16 or 32 rows over all of k are the items of work. Equal shares do not end together: of 132
 // multiprocessors the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw items (Work
 // below). Neighbouring tiles are read at the same time. At the end of a tile the warps' sums meet in shared memory, and
