@@ -25,7 +25,8 @@
 // finds the largest |x| of each row; x is rounded to codes on its way to the product; codes of both are exact in f16,
 // their products in float32; the scales of row and token multiply the sums at the end of a matrix. INT4: codes become
 // bfloat16, exactly; a group's sums times its scale are added to the tile's; the scales are copied behind the codes of
-// their stage.
+// their stage. Of up to 8 tokens INT4 has sixteen warps, since instructions and not bytes hold it up: two share a slab,
+// each with 16 of its rows.
 //
 // Items. Tiles of 16 or 32 rows over all of k are the items of work. Equal shares do not end together: of 132
 // multiprocessors the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw items (Work
