@@ -76,6 +76,7 @@ class CudaBackend : public Backend {
   void vision_shuffle(const VisionShuffleArgs&) override;
 
   cuda::Gpu& gpu() { return gpu_; }
+  void forget_recordings() { graphs_.clear(); }
   void make_current() const;  // gpu() is this thread's device from here on; what is issued next need not be a stage
 
  private:

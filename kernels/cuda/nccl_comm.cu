@@ -31,11 +31,13 @@ ncclDataType_t type_of(const View& v) {
 
 class NcclComm : public Comm {
  public:
-  NcclComm(Gpu& gpu, ncclComm_t comm, int rank, int size) : gpu_(gpu), comm_(comm), rank_(rank), size_(size) {}
+  NcclComm(Gpu& gpu, ncclComm_t comm, int rank, int size, const std::function<void(int)>& forget_recordings)
+      : gpu_(gpu), comm_(comm), rank_(rank), size_(size), forget_recordings_(forget_recordings) {}
   ~NcclComm() override {
     if (aborted_.exchange(true)) return;
     cudaSetDevice(gpu_.index);
     cudaStreamSynchronize(gpu_.stream);
+    if (forget_recordings_) forget_recordings_(rank_);
     nccl().ncclCommAbort(comm_);  // frees it; unlike ncclCommDestroy it waits for no other rank
   }
   int rank() const override { return rank_; }
@@ -78,15 +80,18 @@ class NcclComm : public Comm {
   Gpu& gpu_;
   const ncclComm_t comm_;
   const int rank_, size_;
+  const std::function<void(int)> forget_recordings_;
   std::atomic<bool> aborted_{false};
 };
 
 }  // namespace
 
-std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus) {
+std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus,
+                                                   const std::function<void(int rank)>& forget_recordings) {
   ::setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
-  // Connections are made here and not at the first sum: making them allocates, which can wait for the devices, whose kernels
-  // may wait for other ranks (peer_comm.h) whose hosts are held up by it. Registering buffers of recordings does the same.
+  // Connections are made here and not at the first sum: making them allocates, which can wait for the devices, whose
+  // kernels may wait for other ranks (peer_comm.h) whose hosts are held up by it. Registering buffers of recordings
+  // does the same.
   ::setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
   ::setenv("NCCL_GRAPH_REGISTER", "0", /*overwrite=*/0);
   const int size = int(gpus.size());
@@ -104,7 +109,8 @@ std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus) {
   L4_NCCL(ncclGroupEnd());
   std::vector<std::unique_ptr<Comm>> comms;
   for (int rank = 0; rank < size; ++rank)
-    comms.push_back(std::make_unique<NcclComm>(*gpus[size_t(rank)], handles[size_t(rank)], rank, size));
+    comms.push_back(
+        std::make_unique<NcclComm>(*gpus[size_t(rank)], handles[size_t(rank)], rank, size, forget_recordings));
   return comms;
 }
 

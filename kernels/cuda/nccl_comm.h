@@ -6,6 +6,7 @@
 // hop.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -16,7 +17,9 @@
 namespace l4::cuda {
 
 // One comm a GPU, in their order, made at once by the calling thread. Error{device} naming what NCCL or the loader
-// said.
-std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus);
+// said. forget_recordings(rank): of that rank's steps, called before its comm ends, which waits for all recordings that
+// hold its collectives.
+std::vector<std::unique_ptr<Comm>> make_nccl_comms(std::span<Gpu* const> gpus,
+                                                   const std::function<void(int rank)>& forget_recordings = {});
 
 }  // namespace l4::cuda
