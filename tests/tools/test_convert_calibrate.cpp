@@ -8,6 +8,7 @@
 #include "tools/convert/calibrate.h"
 #include "tools/convert/convert.h"
 #include "tools/convert/verify.h"
+#include "tools/input_recorder.h"
 #include "tools/run_tool.h"
 #include "tools/tiny_source.h"
 
@@ -41,20 +42,6 @@ Tensors lively_source(const fs::path& dir) {
     for (float& w : values) w = round_bf16(w * size);
   });
 }
-
-class Recorder : public convert::InputObserver {
- public:
-  bool wants(Site, int64_t) const override { return true; }
-  void inputs(Site site, int64_t expert, std::span<const float> rows) override {
-    std::vector<float>& all = found[{site, expert}];
-    all.insert(all.end(), rows.begin(), rows.end());
-  }
-  bool wants_cache() const override { return true; }
-  void cache(float k_now, float v_now) override { k = std::max(k, k_now), v = std::max(v, v_now); }
-
-  std::map<std::pair<Site, int64_t>, std::vector<float>> found;
-  float k = 0, v = 0;
-};
 
 // x [k] times rows of w [n, k]; w transposed: [k, n].
 std::vector<double> product(std::span<const float> x, std::span<const float> w, int64_t n, bool transposed = false) {

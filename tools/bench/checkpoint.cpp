@@ -227,15 +227,6 @@ convert::Recipe recipe_of(const SyntheticOptions& synthetic) {
        synthetic.format.empty() ? "none" : synthetic.format);
 }
 
-Json index_json(const convert::Plan& plan) {
-  std::map<std::string, std::string> files;
-  for (const convert::OutputShard& shard : plan.shards)
-    for (const SafetensorsWriter::Tensor& tensor : shard.tensors) files[tensor.name] = shard.file_name;
-  Json::Object map;
-  for (const auto& [tensor, file] : files) map.emplace_back(tensor, file);
-  return Json::Object{{"metadata", Json::Object{{"total_size", int64_t(plan.bytes)}}}, {"weight_map", std::move(map)}};
-}
-
 }  // namespace
 
 std::string write_checkpoint(const WriteOptions& o) {
@@ -267,7 +258,8 @@ std::string write_checkpoint(const WriteOptions& o) {
   threads.parallel_items(int64_t(plan.shards.size()), [&](int64_t, int64_t i) {
     write_shard(plan, plan.shards[size_t(i)], o.dir, pools, o.synthetic.seed);
   });
-  write_file_atomic(o.dir / "model.safetensors.index.json", dump_json(index_json(plan), JsonStyle::python, 2) + "\n");
+  write_file_atomic(o.dir / "model.safetensors.index.json",
+                    dump_json(convert::index_json(plan), JsonStyle::python, 2) + "\n");
   Json json = config_json(config);
   json.set("quantization_config", plan.quantization);
   write_file_atomic(o.dir / "config.json", dump_json(json, JsonStyle::python, 2) + "\n");  // last: now it is a model

@@ -239,4 +239,16 @@ Plan make_plan(std::vector<Item> items, const ModelConfig& config, const Recipe&
   return plan;
 }
 
+Json index_json(const Plan& plan, const std::map<std::string, std::string>& more, uint64_t more_bytes) {
+  std::map<std::string, std::string> files = more;
+  uint64_t bytes = more_bytes;
+  for (const OutputShard& shard : plan.shards) {
+    bytes += shard.bytes;
+    for (const SafetensorsWriter::Tensor& tensor : shard.tensors) files.emplace(tensor.name, shard.file_name);
+  }
+  Json::Object map;
+  for (const auto& [tensor, file] : files) map.emplace_back(tensor, file);
+  return Json::Object{{"metadata", Json::Object{{"total_size", int64_t(bytes)}}}, {"weight_map", std::move(map)}};
+}
+
 }  // namespace l4::convert

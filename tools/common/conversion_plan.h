@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -66,5 +67,8 @@ void require_unquantized_source(const ModelConfig& config);
 Plan make_plan(const HfCheckpoint& source, const ModelConfig& config, const Recipe& recipe, uint64_t max_shard_bytes);
 // The same of items whose `info` is known; source_bytes stays 0.
 Plan make_plan(std::vector<Item> items, const ModelConfig& config, const Recipe& recipe, uint64_t max_shard_bytes);
+
+// model.safetensors.index.json of the plan's files and of `more` tensors, each with its file's name, of so many bytes.
+Json index_json(const Plan& plan, const std::map<std::string, std::string>& more = {}, uint64_t more_bytes = 0);
 
 }  // namespace l4::convert

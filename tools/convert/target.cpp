@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "base/error.h"
@@ -271,30 +272,20 @@ void Target::finish(const Plan& plan, const std::vector<NamedValue>& extra) cons
   });
   sync();
 
-  uint64_t total = 0;
-  std::vector<std::pair<std::string, std::string>> map;
-  for (const OutputShard& shard : plan.shards) {
-    total += shard.bytes;
-    for (const SafetensorsWriter::Tensor& t : shard.tensors) map.emplace_back(t.name, shard.file_name);
-  }
+  std::map<std::string, std::string> of_extra;
   if (!extra.empty()) {
     std::vector<SafetensorsWriter::Tensor> tensors;
     std::vector<float> values;
     for (const NamedValue& value : extra) {
       tensors.push_back({value.name, DType::f32, {1}});
       values.push_back(value.value);
-      map.emplace_back(value.name, kExtra);
+      of_extra.emplace(value.name, kExtra);
     }
     SafetensorsWriter out(dir_ / kExtra, tensors);
     out.write(std::as_bytes(std::span(values)));
     out.finish();
-    total += values.size() * sizeof(float);
   }
-  std::sort(map.begin(), map.end());
-  Json::Object names;
-  for (const auto& [tensor, file] : map) names.emplace_back(tensor, file);
-  const Json index =
-      Json::Object{{"metadata", Json::Object{{"total_size", int64_t(total)}}}, {"weight_map", std::move(names)}};
+  const Json index = index_json(plan, of_extra, extra.size() * sizeof(float));
   Json config = parse_json(read_file(source_ / kConfig, kMaxNotesBytes), (source_ / kConfig).string());
   config.set("quantization_config", plan.quantization);
   write_file_atomic(dir_ / kIndex, dump_json(index, JsonStyle::python, 2) + "\n");

@@ -1,9 +1,9 @@
 // One row of bfloat16 to FP8 codes, by a block.
 #pragma once
 
-#include "kernels/cuda/device/math.h"
+#include "kernels/cuda/device/fp8_input.h"
 #include "kernels/cuda/matmul/quantise.h"
-#include "kernels/cuda/ptx/to_fp8.h"
+#include "kernels/cuda/ptx/fp8.h"
 #include "quant/fp8.h"
 
 namespace l4::cuda {
@@ -21,35 +21,21 @@ __device__ inline float block_max(float v) {
   return v;
 }
 
-// Two bfloat16 of a word.
-__device__ inline float2 both_of(uint32_t pair) {
-  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
-}
-__device__ inline void raise(float& largest, const uint4& v) {
-#pragma unroll
-  for (uint32_t pair : {v.x, v.y, v.z, v.w}) {
-    const float2 x = both_of(pair);
-    largest = fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y)));
-  }
-}
-// x / scale as the reference's division rounds it, for x of bfloat16, by one reciprocal a row (Markstein): a quotient
-// that is off by its last bit, corrected by what it leaves of x. A division for each would be 16 instructions, one of
-// them the special unit's.
+// x / scale as the reference's division rounds it, for x of bfloat16, by one reciprocal a row.
 struct Division {
   float up, scale, reciprocal;  // tiny scales are multiplied, as x is: their reciprocals would be infinite
   __device__ explicit Division(float s) : up(s < 0x1p-64f ? 0x1p64f : 1.0f), scale(s * up), reciprocal(1.0f / scale) {}
   __device__ float operator()(float x) const {
     x *= up;
-    const float q = x * reciprocal, exact = fmaf(fmaf(-q, scale, x), reciprocal, q);
+    const float q = x * reciprocal, exact = corrected_quotient(q, x, scale, reciprocal);
     return fabsf(q) <= 1e4f && q != 0 ? exact : q;  // larger ones are codes of 448, zeros keep their sign
   }
 };
 __device__ inline uint2 codes_of(const uint4& v, const Division& over) {
-  auto four = [&](uint32_t low, uint32_t high) {
-    const float2 a = both_of(low), b = both_of(high);
-    return uint32_t(fp8_pair(over(a.x), over(a.y))) | uint32_t(fp8_pair(over(b.x), over(b.y))) << 16;
-  };
-  return make_uint2(four(v.x, v.y), four(v.z, v.w));
+  float x[8];
+  widen(v, x);
+  auto two = [&](int i) { return uint32_t(fp8_pair(over(x[i]), over(x[i + 1]))); };
+  return make_uint2(two(0) | two(2) << 16, two(4) | two(6) << 16);
 }
 
 // x [k] to codes [k] and *scale, by the whole block, once a kernel. Rows of up to kKept columns are read once.

@@ -489,12 +489,7 @@ struct Multiplier {
         for (int j = 0; j < kAtOnce; ++j)
           loaded[j] = i + j * kNext < k ? *reinterpret_cast<const uint4*>(x + row * k + i + j * kNext) : uint4{};
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          float v[8];
-          widen(loaded[j], v);
-#pragma unroll
-          for (float of : v) largest = fmaxf(largest, fabsf(of));
-        }
+        for (int j = 0; j < kAtOnce; ++j) raise(largest, loaded[j]);
       }
       largest = warp_max(largest);
       if (lane == 0) s.largest[warp][row] = largest;

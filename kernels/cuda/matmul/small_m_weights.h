@@ -4,6 +4,7 @@
 // between lanes.
 #pragma once
 
+#include "kernels/cuda/device/fp8_input.h"
 #include "kernels/cuda/device/math.h"
 #include "kernels/cuda/matmul/int4_codes.h"
 #include "kernels/cuda/ptx/fp8.h"
@@ -54,10 +55,9 @@ struct Fp8Weights : PlainX {
     halves_of_fp8(low[i], a[0], a[2]);
     halves_of_fp8(high[i], a[1], a[3]);
   }
-  // value / scale, rounded once as a division is: a step of Newton's behind the product with the inverse.
+  // value / scale, rounded once as a division is.
   __device__ static float quotient(float value, const XScale& s) {
-    const float q = value * s.inverse;
-    return fmaf(fmaf(-q, s.scale, value), s.inverse, q);
+    return corrected_quotient(value * s.inverse, value, s.scale, s.inverse);
   }
   __device__ static void of_x(const uint32_t* loaded, const XScale& s, uint32_t (&x)[2]) {
 #pragma unroll

@@ -1,4 +1,4 @@
-// Pairs of E4M3 codes (quant/fp8.h) by the conversion unit. All codes are exact in f16; the first of a pair is in the
+// E4M3 (quant/fp8.h) by the conversion unit, two at a time. All codes are exact in f16; the first of a pair is in the
 // lower bits.
 #pragma once
 
@@ -30,6 +30,13 @@ __device__ inline uint32_t halves_of_nearest_fp8(float first, float second) {
       : "=r"(halves)
       : "f"(first), "f"(second));
   return halves;
+}
+
+// cvt.rn.satfinite: the codes of v0 (lower byte) and v1, as fp8_from_float() makes them but for the sign of a NaN.
+__device__ inline uint16_t fp8_pair(float v0, float v1) {
+  uint16_t codes;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(v1), "f"(v0));
+  return codes;
 }
 
 }  // namespace l4::cuda

@@ -13,7 +13,7 @@
 #include "kernels/cuda/ptx/pdl.h"
 #include "kernels/cuda/ptx/setmaxnreg.h"
 #include "kernels/cuda/ptx/tma.h"
-#include "kernels/cuda/ptx/to_fp8.h"
+#include "kernels/cuda/ptx/fp8.h"
 #include "kernels/cuda/ptx/wgmma.h"
 
 namespace l4::test {

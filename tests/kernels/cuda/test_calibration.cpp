@@ -6,26 +6,13 @@
 #include "kernels/cuda/gpu_testing.h"
 #include "support/quantized_model.h"
 #include "tools/convert/layer_runner.h"
+#include "tools/input_recorder.h"
 
 using namespace l4;
 using namespace l4::test;
 using convert::Site;
 
 namespace {
-
-class Recorder : public convert::InputObserver {
- public:
-  bool wants(Site, int64_t) const override { return true; }
-  void inputs(Site site, int64_t expert, std::span<const float> rows) override {
-    std::vector<float>& all = found[{site, expert}];
-    all.insert(all.end(), rows.begin(), rows.end());
-  }
-  bool wants_cache() const override { return true; }
-  void cache(float k_now, float v_now) override { k = std::max(k, k_now), v = std::max(v, v_now); }
-
-  std::map<std::pair<Site, int64_t>, std::vector<float>> found;
-  float k = 0, v = 0;
-};
 
 // What calibration takes from rows [n, k], which may come in any order: X^T X.
 std::vector<float> gram(const std::vector<float>& rows, size_t k) {

@@ -32,4 +32,8 @@ inline uint32_t halves_of_nearest_fp8(float first, float second) {
   return emulated::halves_of_two_fp8(uint32_t(fp8_from_float(first)) | uint32_t(fp8_from_float(second)) << 8);
 }
 
+inline uint16_t fp8_pair(float v0, float v1) {
+  return uint16_t(fp8_from_float(v0) | fp8_from_float(v1) << 8);
+}
+
 }  // namespace l4::cuda
