@@ -43,6 +43,12 @@ void take_route(Args& a, const Route& route, int64_t first_expert, const PackedW
 }
 }  // namespace
 
+bool small_m::is_one(Mode mode, const Args& a, const PackedWeight& shared, const PackedWeight* routed) {
+  const int64_t of_expert = mode == Mode::down && routed ? routed->spec.k : 0;
+  const bool same_codes = mode != Mode::up || !routed || a.x_scale == a.x_routed_scale;
+  return a.n_tokens == 1 && a.n_slots <= 1 && shared.spec.k + of_expert <= kMostX && same_codes;
+}
+
 int64_t small_m_slab(const LinearSpec& spec) {
   const bool as_is = spec.input == InputFormat::as_is;
   switch (spec.format) {

@@ -28,6 +28,9 @@
 // their stage. Of up to 8 tokens INT4 has sixteen warps, since instructions and not bytes hold it up: two share a slab,
 // each with 16 of its rows.
 //
+// One token in FP8 or INT4 (small_m_one.h): x becomes operands once a block, in shared memory. INT4's products are of
+// integers then, and x is rounded for them (by less than its rounding to bfloat16 has left): not the bits of more tokens.
+//
 // Items. Tiles of 16 or 32 rows over all of k are the items of work. Equal shares do not end together: of 132
 // multiprocessors the slowest streams 5 % slower than the mean, and a block may start late. So blocks draw items (Work
 // below). Neighbouring tiles are read at the same time. At the end of a tile the warps' sums meet in shared memory, and
@@ -61,14 +64,16 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul/small_m_fetch.h"
 #include "kernels/cuda/matmul/small_m_multiply.h"
+#include "kernels/cuda/matmul/small_m_one.h"
 #include "kernels/cuda/tensor_map.h"
 
 namespace l4::cuda::small_m {
 
+// 88 (of seventeen warps, 72) leave room for a block of norm.cu on each quarter of the SM.
 template <class V, Mode mode>
-__global__ void __maxnreg__(V::kColumns == 1 ? 88
-                                             : 160)  // 88 leave room for a block of norm.cu on each quarter of the SM
-    small_m_kernel(const __grid_constant__ Args a) {
+__global__ void __maxnreg__(V::kColumns == 2                      ? 160
+                            : V::Weights::kOne && V::kWarps == 16 ? 72
+                                                                  : 88) small_m_kernel(const __grid_constant__ Args a) {
   __shared__ Shared<V> s;
   unsigned char* ring = dynamic_shared();
   const bool fetches = threadIdx.x >= 32 * V::kWarps, one = threadIdx.x == 32 * V::kWarps;
@@ -110,7 +115,16 @@ __global__ void __maxnreg__(V::kColumns == 1 ? 88
   }
   __syncthreads();
   if (!fetches) {
-    Multiplier<V, mode> multiplier{a, s, ring, reinterpret_cast<float4*>(ring + a.ring * a.stage_bytes)};
+    auto* meeting = reinterpret_cast<float4*>(ring + a.ring * a.stage_bytes);
+    if constexpr (V::Weights::kOne) {
+      OneToken<V, mode> multiplier{{a, s, ring, meeting}, reinterpret_cast<unsigned char*>(meeting) + V::kMeetingBytes};
+      if (a.ready)
+        multiplier.wait_for_rows();
+      else
+        wait_for_predecessor();
+      return multiplier.run();
+    }
+    Multiplier<V, mode> multiplier{a, s, ring, meeting};
     if (a.ready)
       multiplier.wait_for_rows();
     else
@@ -147,8 +161,8 @@ template <class V>
 constexpr size_t kStaticBytes = (sizeof(Shared<V>) + 1023) / 1024 * 1024;  // dynamic_shared() is aligned
 // Stages of a ring that, with all else, has so many bytes.
 template <class V>
-int ring_in(size_t bytes, int stage_bytes) {
-  return std::min(V::kStages, int((bytes - kStaticBytes<V> - V::kMeetingBytes) / size_t(stage_bytes)));
+int ring_in(size_t bytes, size_t x_bytes, int stage_bytes) {
+  return std::min(V::kStages, int((bytes - kStaticBytes<V> - V::kMeetingBytes - x_bytes) / size_t(stage_bytes)));
 }
 
 template <class V>
@@ -162,6 +176,11 @@ Matrix matrix(const PackedWeight& w) {
   if constexpr (V::Weights::kGroups)
     m.group_scales = static_cast<const bf16*>(w.scales.data()), m.groups = int(spec.k / spec.group);
   return m;
+}
+// Slabs of all of x.
+template <class V>
+int64_t x_slabs(Mode mode, const Args& a) {
+  return (a.shared.k + (mode == Mode::down ? a.n_slots * a.routed.k : 0)) / V::kSlabK;
 }
 // [n, k] as slabs: 128 bytes of all rows, then the next. Beyond k and n it reads zeros.
 template <class V>
@@ -191,11 +210,12 @@ void start(const OpContext& ctx, Args a, const PackedWeight& shared, const Packe
   a.stage_bytes = V::kStageBytes;
   if constexpr (V::Weights::kGroups)
     a.stage_bytes += (V::kStageK / a.group * V::kTileRows * int(sizeof(bf16)) + kAligned - 1) / kAligned * kAligned;
+  const size_t x_bytes = size_t(x_slabs<V>(mode, a)) * V::Weights::kXSlab;
   // A product that does not follow a norm follows attention.
-  const int small_ring = ring_in<V>(kHalfAndMore, a.stage_bytes);
+  const int small_ring = ring_in<V>(kHalfAndMore, x_bytes, a.stage_bytes);
   const bool beside_attention = mode == Mode::linear && !a.ready && small_ring > V::kInFlight;
-  a.ring = beside_attention ? small_ring : ring_in<V>(ctx.gpu.max_shared_bytes, a.stage_bytes);
-  const size_t bytes = size_t(a.ring * a.stage_bytes) + V::kMeetingBytes;
+  a.ring = beside_attention ? small_ring : ring_in<V>(ctx.gpu.max_shared_bytes, x_bytes, a.stage_bytes);
+  const size_t bytes = size_t(a.ring * a.stage_bytes) + V::kMeetingBytes + x_bytes;
   Scratch scratch(ctx.work);
   if (a.pieces > 1) a.parts = scratch.take_array<float4>(tiles * a.pieces * V::kParts * 32);
   if (ctx.measuring()) return;

@@ -370,11 +370,12 @@ struct Multiplier {
       }
     }
   }
+  // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and the
+  // other.
+  __device__ void choose_slab(int tile) { slab = (warp + tile % 2 * (V::kSlabs / 2)) % V::kSlabs; }
   __device__ void multiply_item(Sums& sums, Sums* total, const Item& i) {
     From from;
-    // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and
-    // the other.
-    if constexpr (!Weights::kAhead) slab = (warp + i.tile % 2 * (V::kSlabs / 2)) % V::kSlabs;
+    if constexpr (!Weights::kAhead) choose_slab(i.tile);
     find_x(from, i.tile, i.begin);
     if constexpr (Weights::kAhead)
       multiply_ahead(sums, from, i);

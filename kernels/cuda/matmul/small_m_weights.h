@@ -22,6 +22,8 @@ struct XScale {
 
 // What formats without scales and groups have in common.
 struct PlainX {
+  static constexpr bool kOne = false;  // of one token, whose operands are made beforehand (small_m_one.h)
+  static constexpr int kXSlab = 0;     // bytes of them
   static constexpr bool kCodes =
       false;  // x is divided by its token's scale, and becomes codes; rows of weights have scales
   static constexpr bool kGroups = false;  // sums of a group of columns are multiplied by its scale

@@ -36,7 +36,7 @@ struct Variant {
   static constexpr int kAdded = kWarps / kSharing;       // warps that have sums of a part
   // Of sums on their way from a tile's warps to the one that adds them. With two of two parts there would be no room
   // for a ring beside attention (small_m_kernel.h); items of INT4 are short, and not attention's.
-  static constexpr int kBuffers = kParts == 1 || Weights::kGroups ? 2 : 1;
+  static constexpr int kBuffers = kParts == 1 || (Weights::kGroups && !Weights::kOne) ? 2 : 1;
   static constexpr size_t kMeetingBytes = size_t(kBuffers) * kAdded * kParts * 32 * sizeof(float4);
 };
 
@@ -76,6 +76,10 @@ struct Args {
   uint32_t* arrived = nullptr;  // [tiles][kParts], of the pieces; zero between launches
   uint32_t* ticket = nullptr;   // the next item that no block has yet; zero between launches
 };
+
+// Whether small_m_one.h takes it: one token, one choice, of at most kMostX columns, in `down` with those of its expert.
+constexpr int64_t kMostX = 16 << 10;
+bool is_one(Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);
 
 void start_bf16(const OpContext&, Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);
 void start_fp8(const OpContext&, Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);

@@ -212,6 +212,18 @@ __global__ void multiply_warp_kernel(const uint16_t* a, const uint16_t* b, float
   for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = fd[i];
 }
 
+__global__ void multiply_bytes_kernel(const int8_t* a, const int8_t* b, int* d) {
+  const int lane = int(threadIdx.x), g = lane / 4, t = lane % 4;
+  auto word = [](const int8_t* at) { return *reinterpret_cast<const uint32_t*>(at); };
+  uint32_t fa[4], fb[2];
+  int fd[4];
+  for (int i = 0; i < 4; ++i) fa[i] = word(a + (g + i % 2 * 8) * 32 + 4 * t + i / 2 * 16);
+  for (int i = 0; i < 2; ++i) fb[i] = word(b + g * 32 + 4 * t + i * 16);
+  for (int i = 0; i < 4; ++i) fd[i] = d[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  mma_m16n8k32_s8(fd, fa, fb);
+  for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = fd[i];
+}
+
 __global__ void expand_codes_kernel(const uint32_t* words, int n, uint32_t* even, uint32_t* odd, uint32_t* upper) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n) return;
@@ -424,6 +436,10 @@ void store_fragments(cudaStream_t stream, int n_matrices, const uint32_t* fragme
 }
 void multiply_warp(cudaStream_t stream, const uint16_t* a, const uint16_t* b, float* d) {
   launch({.block = 32, .stream = stream}, multiply_warp_kernel, a, b, d);
+}
+
+void multiply_bytes(cudaStream_t stream, const int8_t* a, const int8_t* b, int* d) {
+  launch({.block = 32, .stream = stream}, multiply_bytes_kernel, a, b, d);
 }
 
 void expand_codes(cudaStream_t stream, const uint32_t* words, int n, uint32_t* even, uint32_t* odd, uint32_t* upper) {

@@ -29,6 +29,8 @@ void load_fragments(cudaStream_t, int n_matrices, bool transposed, const uint16_
 void store_fragments(cudaStream_t, int n_matrices, const uint32_t* fragments, uint16_t* matrices);
 // d [16, 8] f32 += a [16, 16] b [8, 16]^T, a and b bf16.
 void multiply_warp(cudaStream_t, const uint16_t* a, const uint16_t* b, float* d);
+// d [16, 8] += a [16, 32] b [8, 32]^T of signed bytes.
+void multiply_bytes(cudaStream_t, const int8_t* a, const int8_t* b, int* d);
 // Of each word of four E4M3 codes (attention/fp8_codes.h): even_codes, odd_codes, and upper_codes of itself times 2^60.
 void expand_codes(cudaStream_t, const uint32_t* words, int n, uint32_t* even, uint32_t* odd, uint32_t* upper);
 // d [64, n] f32 = (d +) a [64, 64] times b: [n, 64]^T, or [64, n] where it is mn-major. a, b bf16.

@@ -215,6 +215,25 @@ TEST_CASE("cuda ptx: the matrix instruction of a warp") {
   CHECK(difference(gpu.download(d), want, size, tolerance::kLinear) == "");
 }
 
+TEST_CASE("cuda ptx: the matrix instruction of a warp, of signed bytes") {
+  Device gpu;
+  Numbers numbers(6);
+  auto bytes = [&](size_t n) {
+    std::vector<int8_t> v(n);
+    for (int8_t& byte : v) byte = int8_t(numbers.below(256) - 128);
+    return v;
+  };
+  const auto a = bytes(16 * 32), b = bytes(8 * 32);
+  std::vector<int32_t> want(16 * 8);
+  for (int32_t& sum : want) sum = int32_t(numbers.below(1000)) - 500;
+  int32_t* d = gpu.upload(want);
+  multiply_bytes(gpu.stream, gpu.upload(a), gpu.upload(b), d);
+  for (size_t m = 0; m < 16; ++m)
+    for (size_t n = 0; n < 8; ++n)
+      for (size_t k = 0; k < 32; ++k) want[m * 8 + n] += a[m * 32 + k] * b[n * 32 + k];
+  CHECK(gpu.fetch(d, want.size()) == want);
+}
+
 TEST_CASE("cuda ptx: codes become bfloat16 by moving bits, and are multiplied as they are, subnormal ones too") {
   Device gpu;
   // Every code at every place of a word, beside another one.

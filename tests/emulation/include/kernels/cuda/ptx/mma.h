@@ -52,6 +52,28 @@ struct Mma {
   }
 };
 
+struct MmaS8 {
+  int* d;
+  const uint32_t *a, *b;
+
+  static void complete(void** payloads) {
+    int8_t a[16][32], b[32][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const MmaS8& m = *static_cast<MmaS8*>(payloads[lane]);
+      const int g = lane / 4, t = lane % 4;
+      for (int byte = 0; byte < 4; ++byte) {
+        for (int i = 0; i < 4; ++i) a[g + i % 2 * 8][4 * t + i / 2 * 16 + byte] = int8_t(m.a[i] >> 8 * byte);
+        for (int i = 0; i < 2; ++i) b[4 * t + 16 * i + byte][g] = int8_t(m.b[i] >> 8 * byte);
+      }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      int* d = static_cast<MmaS8*>(payloads[lane])->d;
+      for (int i = 0; i < 4; ++i)
+        for (int k = 0; k < 32; ++k) d[i] += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+    }
+  }
+};
+
 }  // namespace emulated
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], L4_WHERE) {
@@ -63,6 +85,11 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
   using Mma = emulated::Mma<emulated::F16>;
   Mma m{d, a, b};
   emulation::block().meet_warp(0xffffffffu, "mma_m16n8k16_f16", &m, Mma::complete, where);
+}
+
+inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], L4_WHERE) {
+  emulated::MmaS8 m{d, a, b};
+  emulation::block().meet_warp(0xffffffffu, "mma_m16n8k32_s8", &m, emulated::MmaS8::complete, where);
 }
 
 }  // namespace l4::cuda
