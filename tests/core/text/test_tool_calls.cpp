@@ -9,9 +9,50 @@ using namespace l4;
 
 namespace {
 
+// What a stream's deltas say together. The order of the deltas is checked too.
+ParsedReply streamed(const std::vector<std::string_view>& pieces, const std::vector<std::string>& tool_names) {
+  ToolCallStream stream(tool_names);
+  ParsedReply out;
+  auto take = [&](const std::vector<ToolCallDelta>& deltas) {
+    for (const ToolCallDelta& delta : deltas) {
+      switch (delta.kind) {
+        case ToolCallDelta::Kind::content:
+          CHECK(!delta.text.empty());
+          out.content += delta.text;
+          break;
+        case ToolCallDelta::Kind::call:
+          CHECK(delta.index == int(out.calls.size()));
+          out.calls.push_back({delta.text});
+          break;
+        case ToolCallDelta::Kind::arguments:
+          CHECK(delta.index + 1 == int(out.calls.size()));
+          out.calls.back().arguments = parse_json(delta.text, "arguments");
+      }
+    }
+  };
+  for (std::string_view piece : pieces) take(stream.push(piece));
+  take(stream.finish());
+  CHECK(stream.n_calls() == int(out.calls.size()));
+  return out;
+}
+
+void check_every_split(std::string_view reply, const std::vector<std::string>& tool_names) {
+  ParsedReply whole = parse_tool_calls(reply, tool_names);
+  auto check = [&](const std::vector<std::string_view>& pieces) {
+    ParsedReply result = streamed(pieces, tool_names);
+    CHECK(result.content == whole.content);
+    CHECK(result.calls == whole.calls);
+  };
+  std::vector<std::string_view> bytes;
+  for (size_t i = 0; i < reply.size(); ++i) bytes.push_back(reply.substr(i, 1));
+  check(bytes);
+  for (size_t i = 0; i <= reply.size(); ++i) check({reply.substr(0, i), reply.substr(i)});
+}
+
 // "name{arguments as JSON}" for each call, then the content in bars.
 std::string parsed(std::string_view reply, std::vector<std::string> tool_names = {}) {
   ParsedReply result = parse_tool_calls(reply, tool_names);
+  check_every_split(reply, tool_names);
   std::string out;
   for (const ToolCall& call : result.calls) out += cat(call.name, dump_json(call.arguments), " ");
   return cat(out, "|", result.content, "|");
@@ -64,6 +105,62 @@ TEST_CASE("tool_calls: prose around the calls is content") {
   CHECK(parsed("Let me look.\n\n[f(a=1)]") == R"(f{"a": 1} |Let me look.|)");
   CHECK(parsed("Let me look: {\"name\":\"f\",\"parameters\":{}} Done.") == "f{} |Let me look:  Done.|");
   CHECK(parsed("See [1] and {x}: [f()] or [g()]") == "f{} g{} |See [1] and {x}:  or|");
+}
+
+TEST_CASE("tool_calls: white space around content") {
+  CHECK(parsed(" \n[f()] \n") == "f{} ||");
+  CHECK(parsed("  Look: \n[f()] \n") == "f{} |  Look:|");  // what was said is not taken back
+  CHECK(parsed("[f()]\n\nDone. ") == "f{} |Done.|");
+  CHECK(parsed("  no call \n") == "|  no call \n|");
+  CHECK(parsed("Hi \n[f()] there ; [g()] ;\n") == "f{} g{} |Hi \n there ;|");
+}
+
+TEST_CASE("tool_calls: a stream holds back what may become a call, and nothing else") {
+  struct Step {
+    std::string text, content;
+  };
+  auto contents = [](const std::vector<Step>& steps, std::vector<std::string> names) {
+    ToolCallStream stream(std::move(names));
+    for (const Step& step : steps) {
+      INFO(step.text);
+      std::string content;
+      for (const ToolCallDelta& delta : stream.push(step.text)) {
+        CHECK(delta.kind == ToolCallDelta::Kind::content);
+        content += delta.text;
+      }
+      CHECK(content == step.content);
+    }
+    return stream.finish();
+  };
+  CHECK(contents({{"a", "a"}, {" b ", " b"}, {"[1", " [1"}, {", 2] {x", ", 2] {x"}, {"}", "}"}}, {}).empty());
+  CHECK(contents({{"[g", "[g"}, {"(", "("}}, {"f"}).empty());  // no such function
+  auto rest = contents({{"[f", ""}, {"(a=1), g(", ""}, {"b='x'", ""}, {")", ""}}, {"f", "g"});
+  REQUIRE(rest.size() == 4);
+  CHECK(rest[0] == ToolCallDelta{ToolCallDelta::Kind::call, 0, "f"});
+  CHECK(rest[1] == ToolCallDelta{ToolCallDelta::Kind::arguments, 0, R"({"a": 1})"});
+  CHECK(rest[2] == ToolCallDelta{ToolCallDelta::Kind::call, 1, "g"});
+  CHECK(contents({{"[f", ""}, {"()", ""}, {" x", "[f() x"}}, {"f"}).empty());
+  CHECK(contents({{"5 <", "5"}, {"|python", ""}, {" x", " <|python x"}}, {}).empty());
+
+  ToolCallStream stream;
+  CHECK(stream.push("[f()").empty());
+  CHECK(stream.push("]").size() == 2);  // not at the end only
+  CHECK(stream.push(R"({"name": "g", "parameters": {}})").size() == 2);
+  CHECK(stream.n_calls() == 2);
+  CHECK(stream.finish().empty());
+}
+
+TEST_CASE("tool_calls: long calls in small pieces take little time") {
+  std::string call = "[f(text='" + std::string(300000, 'x') + "')] and [f(";
+  for (int i = 0; i < 500; ++i) call += cat("k", i, "='", std::string(200, 'y'), "', ");
+  call += ")]";
+  std::vector<std::string_view> pieces;
+  for (size_t i = 0; i < call.size(); i += 3) pieces.push_back(std::string_view(call).substr(i, 3));
+  double begin = test::cpu_seconds();
+  ParsedReply result = streamed(pieces, {"f"});
+  CHECK(result.calls.size() == 2);
+  CHECK(result.content == "and");
+  CHECK(test::cpu_seconds() - begin < 2 * test::kSlowdown);
 }
 
 TEST_CASE("tool_calls: what only resembles a call stays text") {
@@ -156,6 +253,8 @@ TEST_CASE("tool_calls: damaged replies neither crash nor lose text") {
       if (text.empty()) text.push_back('[');
     }
     ParsedReply result = parse_tool_calls(text);
+    if (round % 50 == 0)
+      check_every_split(text, round % 100 == 0 ? std::vector<std::string>{} : std::vector<std::string>{"f"});
     if (result.calls.empty() && text.find("<|python_") == std::string::npos) CHECK(result.content == text);
     for (const ToolCall& call : result.calls) CHECK(call.arguments.is_object());
   }
