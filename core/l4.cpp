@@ -6,8 +6,10 @@
 #include "engine/engine_loop.h"
 #include "engine/executor.h"
 #include "formats/hf_checkpoint.h"
+#include "l4/grammar_constraint.h"
 #include "l4/load_plan.h"
 #include "l4/text_stream.h"
+#include "model/kv_cache.h"
 #include "ops/backend.h"
 
 namespace l4 {
@@ -108,7 +110,12 @@ std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
   auto executor = std::make_unique<Executor>(config, weights, im.plan.executor);
   im.device = executor->device_name();
   if (options.on_activation) executor->set_trace(options.on_activation);
-  im.loop = std::make_unique<EngineLoop>(std::move(executor), im.plan.limits);
+  EngineOptions serving;
+  serving.prefix_cache = options.prefix_cache;
+  serving.ngram_drafts = options.ngram_speculation;
+  serving.step_limit_s = options.step_limit_s;
+  serving.on_stall = options.on_stall;
+  im.loop = std::make_unique<EngineLoop>(std::move(executor), im.plan.limits, serving);
   return engine;
 }
 
@@ -122,6 +129,10 @@ const ModelConfig& Engine::config() const {
 
 int64_t Engine::max_context() const {
   return impl_->plan.limits.max_context;
+}
+
+int64_t Engine::concurrent_sequences(int64_t n_tokens) const {
+  return sequences_that_fit(impl_->plan.limits, kv_page_tokens(config().text), n_tokens);
 }
 
 std::string Engine::device() const {
@@ -142,7 +153,8 @@ std::string Engine::summary() const {
              human_count(uint64_t(max_context())), " tokens");
 }
 
-Generation Engine::start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake) {
+namespace {
+Request request_of(Prompt prompt, const GenerationOptions& options) {
   Request request;
   request.ids = std::move(prompt.ids);
   request.images = std::move(prompt.images);
@@ -153,11 +165,32 @@ Generation Engine::start(Prompt prompt, const GenerationOptions& options, std::f
   request.stop_ids = options.stop_ids;
   request.logit_bias = options.logit_bias;
   request.prompt_logprobs = options.prompt_logprobs;
+  request.priority = options.priority;
+  request.cache_salt = options.cache_salt;
+  if (options.grammar) request.constraint = std::make_shared<GrammarConstraint>(options.grammar);
+  return request;
+}
+}  // namespace
+
+Generation Engine::start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake) {
+  return std::move(start(std::move(prompt), options, 1, std::move(wake)).front());
+}
+
+std::vector<Generation> Engine::start(Prompt prompt, const GenerationOptions& options, int n,
+                                      std::function<void()> wake) {
+  if (n < 1) fail(ErrorKind::usage, "n must be 1 or more, not ", n);
   if (!options.stop.empty()) impl_->frontend->tokenizer();  // without one no text can be found
-  Generation generation;
-  generation.impl_.reset(new Generation::Impl{
-      TextStream(impl_->loop->submit(std::move(request), std::move(wake)), impl_->frontend, options)});
-  return generation;
+  std::vector<Generation> generations;
+  for (RequestHandle& handle : impl_->loop->submit(request_of(std::move(prompt), options), n, std::move(wake))) {
+    generations.emplace_back();
+    generations.back().impl_.reset(
+        new Generation::Impl{TextStream(std::move(handle), impl_->frontend, options)});
+  }
+  return generations;
+}
+
+EngineStats Engine::stats() const {
+  return impl_->loop->stats();
 }
 
 void Engine::logits(Prompt prompt, const std::function<void(int64_t first, std::span<const float> rows)>& on_rows) {

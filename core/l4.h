@@ -5,7 +5,8 @@
 //   Frontend   text and pictures -> token ids, and back. Needs only the small files of a checkpoint (config, tokenizer,
 //              template). Immutable after loading; any number of threads may use it.
 //   Engine     token ids -> token ids. Owns the weights, the KV cache, and one thread that runs steps of the model. It
-//              serves requests in the order in which they came; any number of threads may start them.
+//              serves many requests at once (engine/scheduler.h says who gets which rows of a step); any number of
+//              threads may start them.
 //
 //     auto engine = Engine::load({.model_dir = "Llama-4-Scout-17B-16E-Instruct"});
 //     ChatRequest chat = ...;
@@ -19,8 +20,8 @@
 // it ended and what it cost. Text comes in whole UTF-8 characters; text that could be the beginning of a stop string is
 // held back until it is known not to be. Dropping a Generation cancels it.
 //
-// The engine keeps the KV cache of the last sequence: a prompt that begins like it (a conversation's next turn) is
-// computed only from where it differs. "Like it" covers the ids and the digests of the pictures.
+// The engine keeps the KV cache of earlier sequences while nobody needs its place: a prompt that begins like one of them
+// (a conversation's next turn) is computed only from where it differs. "Like it" covers ids, pictures and cache_salt.
 //
 // Errors are l4::Error, one line that says what was expected and found. What is wrong with a request is thrown by the
 // call that takes it; what goes wrong later ends the generation with FinishReason::error and the same kind of line.
@@ -37,6 +38,7 @@
 
 #include "base/file.h"
 #include "dist/topology.h"
+#include "engine/engine_stats.h"
 #include "engine/request.h"
 #include "model/config.h"
 #include "ops/sampling.h"
@@ -47,6 +49,8 @@
 #include "vision/tiling.h"
 
 namespace l4 {
+
+class Grammar;  // core/grammar/grammar.h
 
 // ---- Text and pictures ----------------------------------------------------------------------------------------------
 
@@ -113,13 +117,26 @@ struct LoadOptions {
   // Of K and V in the cache: bf16 or f8_e4m3; nothing: f8_e4m3 where config.json asks for it, else as activations.
   std::optional<DType> kv_dtype = {};
   int64_t max_context = 0;            // tokens of prompt and answer; 0: the model's, or as much as fits
+  int64_t max_num_seqs = 0;           // answers written at once; 0: 256 on GPUs, 16 on the CPU
   int64_t batch_tokens = 0;           // rows of the largest prefill step; 0: 8192 on GPUs, 512 on the CPU
   int64_t max_image_tiles = 0;        // tiles of the encoder cache; 0: one picture of the largest size
   int threads = 0;                    // of the CPU backend in all; 0: one per core
+  // KV pages for max_num_seqs sequences of max_context tokens, or as many as fit (servers). Otherwise for one of them,
+  // which others share while they are shorter.
+  bool kv_fills_memory = false;
+  bool prefix_cache = true;           // KV pages of what was computed are kept while nobody else needs them
+  int ngram_speculation = 0;          // most drafts a sequence and step, looked up in what it has said; 0: off
+  double step_limit_s = 0;            // a step that takes longer fails everything; 0: off. See on_stall
+  // Results do not depend on what is computed beside them: the CPU's never do. Error{unsupported} on GPUs so far, whose
+  // kernels add up in an order that follows the number of rows.
+  bool batch_invariant = false;
   Topology topology = {};
   std::optional<ChatTemplate> chat_template = {};  // nothing: the checkpoint's
   bool ids_only = false;                           // see Frontend::load()
   std::shared_ptr<const Frontend> frontend = {};   // of model_dir, loaded before; nothing: load() reads it
+  // A step took longer than step_limit_s: all requests have been told. The thread that waits for the device cannot be
+  // ended, nor can ~Engine() return: the program should. Called once, from a thread of the engine, with one line.
+  std::function<void(const std::string& what)> on_stall = {};
   // From a loading thread, now and then.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress = {};
   // Activations of every step by name (tools/eval/README.md), from a thread that runs the model; rows are the step's.
@@ -143,6 +160,9 @@ struct GenerationOptions {
   bool show_special = false;           // special tokens' names in the text
   std::vector<std::pair<int32_t, float>> logit_bias = {};
   int32_t prompt_logprobs = -1;  // see Request
+  int32_t priority = 0;          // lower is served first
+  std::string cache_salt = {};   // KV of earlier requests is reused among those with equal salts only
+  std::shared_ptr<const Grammar> grammar = {};  // what may be said; none: anything
 };
 
 struct GenerationEvent {
@@ -186,6 +206,8 @@ class Engine {
   const Frontend& frontend() const;
   const ModelConfig& config() const;
   int64_t max_context() const;
+  // Of n_tokens each: how many the KV cache holds side by side, at most max_num_seqs.
+  int64_t concurrent_sequences(int64_t n_tokens) const;
   std::string device() const;   // "CPU, 2 threads"
   std::string summary() const;  // one line: device, dtype, weights, KV cache, context
 
@@ -193,6 +215,12 @@ class Engine {
   // Error{device} once the device has failed. `wake` is called from the engine's thread whenever an event is ready.
   // The last time may come after the Generation is gone. It must not throw.
   Generation start(Prompt prompt, const GenerationOptions& options, std::function<void()> wake = {});
+  // n answers to one prompt, which is computed once. Their seeds are the options' seed, seed + 1, ...
+  std::vector<Generation> start(Prompt prompt, const GenerationOptions& options, int n,
+                                std::function<void()> wake = {});
+
+  // Counted since loading; any thread.
+  EngineStats stats() const;
 
   // Logits of every prompt token, [T, vocab] float32, handed over in order as they are computed: `rows` holds the rows
   // from `first` on. Called from the engine's thread; returns when all is done.

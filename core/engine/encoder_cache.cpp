@@ -14,7 +14,8 @@ EncoderCache::EncoderCache(int64_t rows, int64_t tokens_per_tile, int64_t max_st
   for (int64_t slot = n_slots_; slot-- > 0;) free_->push_back(int32_t(slot * tokens_per_tile));
 }
 
-bool EncoderCache::encode(StepRunner& runner, const ImageInput& image, int64_t first, std::span<TileSlot> slots) {
+bool EncoderCache::take(const ImageInput& image, int64_t first, std::span<TileSlot> slots,
+                        std::vector<EncoderPass>& passes) {
   L4_CHECK(int64_t(slots.size()) == image.n_tiles && first < image.n_tiles);
   if (n_free() < image.n_tiles - first) return false;
   for (int64_t tile = first; tile < image.n_tiles; ++tile) {
@@ -31,8 +32,8 @@ bool EncoderCache::encode(StepRunner& runner, const ImageInput& image, int64_t f
     int64_t n = 1;  // tiles of this pass: neighbours in the cache
     while (n < max_step_tiles_ && tile + n < image.n_tiles && *slots[size_t(tile + n)] == row + n * tokens_per_tile_)
       ++n;
-    runner.encode_tiles(std::span(*image.pixels).subspan(size_t(tile * tile_elements), size_t(n * tile_elements)), n,
-                        row);
+    passes.push_back(
+        {std::span(*image.pixels).subspan(size_t(tile * tile_elements), size_t(n * tile_elements)), n, int32_t(row)});
     tile += n;
   }
   return true;

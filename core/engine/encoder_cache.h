@@ -9,12 +9,18 @@
 #include <vector>
 
 #include "engine/request.h"
-#include "engine/step_runner.h"
 
 namespace l4 {
 
 // The first feature row of a tile; empty: not in the cache.
 using TileSlot = std::shared_ptr<const int32_t>;
+
+// Tiles that are encoded together, into feature rows [row, ...).
+struct EncoderPass {
+  std::span<const BFloat16> pixels;  // of the image
+  int64_t n_tiles = 0;
+  int32_t row = 0;
+};
 
 class EncoderCache {
  public:
@@ -24,9 +30,9 @@ class EncoderCache {
   int64_t n_slots() const { return n_slots_; }
   int64_t n_free() const { return int64_t(free_->size()); }
 
-  // Encodes tiles [first, image.n_tiles) of the image. slots[first, ...) become their slots; those before stay as they
-  // are. False, and nothing done, while too few slots are free.
-  bool encode(StepRunner& runner, const ImageInput& image, int64_t first, std::span<TileSlot> slots);
+  // Slots for tiles [first, image.n_tiles) of the image; those before stay as they are. `passes` are added to: they must
+  // run before a step uses the slots. False, and nothing done, while too few slots are free.
+  bool take(const ImageInput& image, int64_t first, std::span<TileSlot> slots, std::vector<EncoderPass>& passes);
 
  private:
   int64_t n_slots_, tokens_per_tile_, max_step_tiles_;

@@ -44,7 +44,8 @@ std::vector<StepPlan> steps_to_measure(const ExecutorOptions& o) {
 }
 
 CudaOptions cuda_options(const ModelConfig& config, const ExecutorOptions& o) {
-  return {o.max_step_rows, o.max_out_rows, o.kv_pages[0] + o.kv_pages[1], kv_page_tokens(config.text), o.cuda_graphs,
+  const int64_t table_pages = o.max_table_pages > 0 ? o.max_table_pages : o.kv_pages[0] + o.kv_pages[1];
+  return {o.max_step_rows, o.max_out_rows, table_pages, kv_page_tokens(config.text), o.cuda_graphs,
           o.fast_kernels_only};
 }
 
@@ -112,6 +113,8 @@ struct Executor::Impl {
   std::vector<MemoryPlan> plans;  // of the ranks
   std::vector<Worker> workers;
   Trace trace;
+  StepPlan step;  // the one that was begun
+  std::function<void(Worker&)> run_step;
 
   // Worker threads wait here for a job, which every one of them runs once.
   std::mutex mutex;
@@ -152,13 +155,24 @@ struct Executor::Impl {
   }
 
   void on_all_ranks(const std::function<void(Worker&)>& body) {
+    start(body);
+    wait();
+  }
+
+  // `body` must stay until wait() has returned.
+  void start(const std::function<void(Worker&)>& body) {
     if (broken) fail(ErrorKind::device, "the model stopped after an earlier failure");
-    std::unique_lock lock(mutex);
+    std::lock_guard lock(mutex);
+    L4_CHECK(running == 0);
     job = &body;
     running = workers.size();
     error = nullptr;
     ++round;
     wake.notify_all();
+  }
+
+  void wait() {
+    std::unique_lock lock(mutex);
     done.wait(lock, [&] { return running == 0; });
     job = nullptr;
     if (error) {
@@ -231,7 +245,8 @@ struct Executor::Impl {
     w.weights = source.load(plan, *w.backend, options.dtype, on_bytes);
     std::vector<KvScales> scales;
     if (has_fixed_kv_scales(config, options)) scales = source.kv_scales(w.shard.layers);
-    w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.kv_type(), options.kv_pages, scales);
+    w.kv = std::make_unique<KvCache>(*w.backend, text, w.shard, options.kv_type(), options.kv_pages, scales,
+                                     options.kv_one_slab);
     w.text = std::make_unique<TextModel>(config, w.weights, options.dtype, options.round_robin_experts);
     if (encodes_images(config, options, w.shard)) {
       w.vision = std::make_unique<VisionModel>(config, w.weights, options.dtype);
@@ -278,18 +293,20 @@ struct Executor::Impl {
     });
   }
 
-  void forward(const StepPlan& step) {
-    L4_CHECK(step.n_rows() > 0 && step.n_rows() <= options.max_step_rows, step.n_rows());
-    L4_CHECK(step.n_out() <= options.max_out_rows, step.n_out());
-    const bool anew = bool(trace.sink);
-    auto issue = [&](Worker& w, const Trace* to) {
-      w.work.reset();
-      return w.text->forward(w.rank(to), step, *w.kv, w.features.view);
-    };
-    auto begin = [&](Worker& w) {
-      w.backend->begin_step(step);
-      w.kv->copy_pages(step.page_copies);
-    };
+  View issue(Worker& w, const Trace* to) {
+    w.work.reset();
+    return w.text->forward(w.rank(to), step, *w.kv, w.features.view);
+  }
+
+  void begin(Worker& w) {
+    w.backend->begin_step(step);
+    w.kv->copy_pages(step.page_copies);
+  }
+
+  void begin_step(const StepPlan& plan) {
+    L4_CHECK(plan.n_rows() > 0 && plan.n_rows() <= options.max_step_rows, plan.n_rows());
+    L4_CHECK(plan.n_out() <= options.max_out_rows, plan.n_out());
+    step = plan;
     const StepShape shape(step);
     const bool prepare = workers.size() > 1 && !workers[0].backend->is_prepared(shape);
     if (prepare)
@@ -297,10 +314,11 @@ struct Executor::Impl {
         begin(w);
         w.backend->prepare(shape, [&] { return issue(w, nullptr); });
       });
-    on_all_ranks([&](Worker& w) {
+    run_step = [this, shape, prepare](Worker& w) {
       if (!prepare) begin(w);
-      w.logits = w.backend->run_step(shape, [&] { return issue(w, traced(w)); }, anew);
-    });
+      w.logits = w.backend->run_step(shape, [&] { return issue(w, traced(w)); }, bool(trace.sink));
+    };
+    start(run_step);
   }
 
   Worker& last() { return workers[size_t(options.topology.tp * (options.topology.pp - 1))]; }
@@ -318,6 +336,20 @@ bool has_fixed_kv_scales(const ModelConfig& config, const ExecutorOptions& optio
   return quantization && quantization->cache_scales;
 }
 
+int64_t kv_block_pages(const ModelConfig& config, const Topology& topology) {
+  int64_t pages = -1;
+  for (int rank = 0; rank < topology.world(); ++rank) {
+    const auto layers = shard_of(config, topology, rank).layers;
+    int64_t n[kNumAttentionKinds] = {0, 0};
+    for (int64_t l = layers.begin; l < layers.end; ++l) ++n[size_t(config.text.layers[size_t(l)].attention)];
+    const int64_t n_chunked = n[size_t(AttentionKind::chunked)], n_global = n[size_t(AttentionKind::global)];
+    if (n_global == 0 || n_chunked == 0 || n_chunked % n_global != 0) return 0;
+    if (pages >= 0 && pages != n_chunked / n_global) return 0;
+    pages = n_chunked / n_global;
+  }
+  return pages;
+}
+
 ShardPlan shard_of(const ModelConfig& config, const Topology& topology, int rank) {
   const TextConfig& t = config.text;
   ShardDims dims{t.n_layers, t.n_heads, t.n_kv_heads, t.ffn, t.dense_ffn, t.n_experts, t.vocab, false};
@@ -333,7 +365,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const ExecutorOptions& options
   plan.weights = weight_bytes_by_part(weights, options.dtype);
   for (const PartBytes& part : plan.weights) plan.weight_bytes += part.bytes;
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global})
-    plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) *
+    if (kind == AttentionKind::chunked || !options.kv_one_slab) plan.kv_bytes += uint64_t(options.kv_pages[int(kind)]) *
                      kv_page_bytes(config.text, shard, options.kv_type(), kind, has_fixed_kv_scales(config, options));
   if (encodes_images(config, options, shard))
     plan.encoder_bytes = uint64_t(options.encoder_rows * config.text.hidden) * dtype_bytes(options.dtype) +
@@ -380,21 +412,42 @@ Executor::Executor(const ModelConfig& config, const WeightSource& source, const 
 
 Executor::~Executor() = default;
 
-std::vector<TokenChoice> Executor::step(const StepPlan& step, std::span<const SamplingRow> rows) {
-  L4_CHECK(int64_t(rows.size()) == step.n_out());
-  impl_->forward(step);
-  if (rows.empty()) return {};
-  // Here, not on the worker's thread: NaN logits are this step's failure, not the group's.
-  Worker& w = impl_->last();
-  try {
-    return w.backend->sample(w.logits, rows);
-  } catch (const Error& e) {
-    throw Error(e.kind(), cat(impl_->config.source, ": ", e.message()));
-  }
+void Executor::begin_step(const StepPlan& step) {
+  impl_->begin_step(step);
 }
 
-std::vector<float> Executor::logits(const StepPlan& step) {
-  impl_->forward(step);
+// Choices are made here, not on the worker's thread: NaN logits are their rows' failure, not the group's.
+std::vector<ChosenRow> Executor::end_step(std::span<const SamplingRow> rows) {
+  L4_CHECK(int64_t(rows.size()) == impl_->step.n_out());
+  impl_->wait();
+  std::vector<ChosenRow> chosen;
+  if (rows.empty()) return chosen;
+  Worker& w = impl_->last();
+  auto named = [&](const Error& e) { return Error(e.kind(), cat(impl_->config.source, ": ", e.message())); };
+  auto sample = [&](int64_t first, int64_t n) {
+    for (TokenChoice& choice : w.backend->sample(w.logits.slice(first, n), rows.subspan(size_t(first), size_t(n))))
+      chosen.push_back({std::move(choice), std::nullopt});
+  };
+  try {
+    sample(0, int64_t(rows.size()));
+    return chosen;
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::internal) throw named(e);
+  }
+  for (int64_t row = 0; row < int64_t(rows.size()); ++row) {  // which of them it is
+    try {
+      sample(row, 1);
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::internal) throw named(e);
+      chosen.push_back({{}, named(e)});
+    }
+  }
+  return chosen;
+}
+
+std::vector<float> Executor::end_step_with_logits() {
+  impl_->wait();
+  const StepPlan& step = impl_->step;
   Worker& w = impl_->last();
   std::vector<float> out(size_t(step.n_out() * impl_->config.text.vocab));
   if (!out.empty()) w.backend->download(out.data(), w.logits);

@@ -26,6 +26,8 @@ struct ExecutorOptions {
   bool cuda_graphs = true;                        // record decode steps and replay them
   int cpu_threads = 0;                            // of the CPU backend, all ranks together; 0: one per core
   int64_t kv_pages[kNumAttentionKinds] = {0, 0};  // pages of each kind
+  bool kv_one_slab = false;                       // both kinds in the same memory: see kv_block_pages()
+  int64_t max_table_pages = 0;                    // of all page tables of a step together; 0: all kv_pages
   int64_t max_step_rows = 0;                      // rows of the largest step
   int64_t max_out_rows = 0;                       // of which with logits
   int64_t max_step_tiles = 0;                     // tiles encoded at once
@@ -42,6 +44,10 @@ std::optional<DType> kv_dtype_for(const ModelConfig& config, std::optional<DType
 // Keys and values are kept in FP8 with the scales that the checkpoint has for them.
 bool has_fixed_kv_scales(const ModelConfig& config, const ExecutorOptions& options);
 
+// How many global pages are as large as a chunked one, on every rank: then both may lie in one slab (BlockPool). 0: it is
+// no whole number, or not everywhere the same.
+int64_t kv_block_pages(const ModelConfig& config, const Topology& topology);
+
 class Executor : public StepRunner {
  public:
   // Checks that everything fits (Error{memory} before anything is read), then loads. A failure on any rank fails the load.
@@ -52,8 +58,9 @@ class Executor : public StepRunner {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  std::vector<TokenChoice> step(const StepPlan& step, std::span<const SamplingRow> rows) override;
-  std::vector<float> logits(const StepPlan& step) override;
+  void begin_step(const StepPlan& step) override;
+  std::vector<ChosenRow> end_step(std::span<const SamplingRow> rows) override;
+  std::vector<float> end_step_with_logits() override;
   void encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) override;
   int64_t page_tokens() const override;
 
@@ -62,7 +69,7 @@ class Executor : public StepRunner {
   void set_trace(TraceSink sink, std::string suffix = "");
 
   std::string device_name() const;
-  // Of the step that step() just ran: the longest of the ranks' Backend::step_seconds().
+  // Of the step that was just ended: the longest of the ranks' Backend::step_seconds().
   std::optional<double> step_seconds();
   MemoryInfo memory() const;  // of the first rank's device
 

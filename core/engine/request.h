@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/token_constraint.h"
 #include "ops/sampling.h"
 #include "tensor/dtype.h"
 
@@ -35,6 +36,9 @@ struct Request {
   std::vector<std::pair<int32_t, float>> logit_bias;  // -inf forbids
   int32_t prompt_logprobs =
       -1;  // -1: none; n: of each prompt token, and the n best instead. Computes the whole prompt anew
+  int32_t priority = 0;    // lower is served first; among equals, who came first
+  std::string cache_salt = {};  // KV is shared among requests with equal salts only
+  std::shared_ptr<const TokenConstraint> constraint = {};  // at its beginning; none: anything may be said
 };
 
 enum class FinishReason : uint8_t {

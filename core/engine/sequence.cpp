@@ -8,15 +8,14 @@ namespace {
 constexpr AttentionKind kKinds[] = {AttentionKind::chunked, AttentionKind::global};
 }
 
-KvPools::KvPools(int64_t page_tokens_, int64_t chunk_, std::array<int64_t, kNumAttentionKinds> n_pages)
-    : page_tokens(page_tokens_), chunk(chunk_), pool{BlockPool(n_pages[0]), BlockPool(n_pages[1])} {
+KvPools::KvPools(int64_t page_tokens_, int64_t chunk_, const PageCounts& n_pages, int64_t block_pages)
+    : page_tokens(page_tokens_), chunk(chunk_), pool(n_pages, block_pages) {
   L4_CHECK(page_tokens > 0 && chunk >= 0 && chunk % page_tokens == 0, "pages of ", page_tokens, ", chunks of ", chunk);
 }
 
-std::array<int64_t, kNumAttentionKinds> kv_pages_needed(int64_t max_context, int64_t max_step_rows, int64_t page_tokens,
-                                                        int64_t chunk) {
+PageCounts kv_pages_needed(int64_t max_context, int64_t max_step_rows, int64_t page_tokens, int64_t chunk) {
   auto pages = [&](int64_t n_tokens) { return (n_tokens + page_tokens - 1) / page_tokens; };
-  std::array<int64_t, kNumAttentionKinds> needed;
+  PageCounts needed;
   needed[size_t(AttentionKind::global)] = pages(max_context);
   // A whole chunk, whose pages stay until a token behind its edge is committed, and the rows of the step that does it.
   const int64_t held = chunk == 0 ? max_context : std::min(max_context, chunk + max_step_rows);
@@ -64,9 +63,18 @@ Sequence& Sequence::operator=(Sequence&& other) noexcept {
 }
 
 Sequence::~Sequence() {
-  for (AttentionKind kind : kKinds)
-    for (int32_t page : tables_[size_t(kind)].pages) pools_->of(kind).release(page);
-  for (const PageCopy& copy : copies_) pools_->of(copy.kind).release(copy.from);
+  release_pages();
+}
+
+// The last page first: of what the cache keeps, the end of a prefix goes before its beginning.
+void Sequence::release_pages() {
+  for (AttentionKind kind : kKinds) {
+    PageTable& table = tables_[size_t(kind)];
+    for (auto page = table.pages.rbegin(); page != table.pages.rend(); ++page) pools_->pool.release(kind, *page);
+    table = {};
+  }
+  for (const PageCopy& copy : copies_) pools_->pool.release(copy.kind, copy.from);
+  copies_.clear();
 }
 
 Sequence Sequence::fork() const {
@@ -75,49 +83,81 @@ Sequence Sequence::fork() const {
   child.n_committed_ = n_committed_;
   child.tables_ = tables_;
   for (AttentionKind kind : kKinds)
-    for (int32_t page : tables_[size_t(kind)].pages) pools_->of(kind).share(page);
+    for (int32_t page : tables_[size_t(kind)].pages) pools_->pool.share(kind, page);
   return child;
 }
 
 // ---- a step ---------------------------------------------------------------------------------------------------------
 
 // Only the page that the first new row falls into can hold earlier tokens, so only it can be shared.
-bool Sequence::writes_shared_page(AttentionKind kind) const {
+std::optional<size_t> Sequence::page_to_copy(AttentionKind kind) const {
   const PageTable& table = tables_[size_t(kind)];
-  const size_t page = size_t((n_committed_ - table.begin) / pools_->page_tokens);
-  return page < table.pages.size() && pools_->of(kind).is_shared(table.pages[page]);
+  const size_t index = size_t((n_committed_ - table.begin) / pools_->page_tokens);
+  if (index >= table.pages.size()) return std::nullopt;
+  const int64_t slot = (n_committed_ - table.begin) % pools_->page_tokens;
+  const int32_t page = table.pages[index];
+  if (pools_->pool.is_shared(kind, page) || slot < pools_->pool.kept_slots(kind, page)) return index;
+  return std::nullopt;
 }
 
-int64_t Sequence::pages_missing(AttentionKind kind, int64_t n_rows) const {
-  const PageTable& table = tables_[size_t(kind)];
-  return pools_->pages_for(n_committed_ + n_rows - table.begin) - int64_t(table.pages.size()) +
-         writes_shared_page(kind);
+// Nobody but the cache needs the page as it is: where there is none for a copy, the cache forgets it.
+bool Sequence::can_be_taken(AttentionKind kind) const {
+  const std::optional<size_t> index = page_to_copy(kind);
+  return index && !pools_->pool.is_shared(kind, tables_[size_t(kind)].pages[*index]);
+}
+
+PageCounts Sequence::pages_missing(int64_t n_rows, bool takes_kept_pages) const {
+  PageCounts missing;
+  for (AttentionKind kind : kKinds) {
+    const PageTable& table = tables_[size_t(kind)];
+    const bool copies = page_to_copy(kind) && !(takes_kept_pages && can_be_taken(kind));
+    missing[size_t(kind)] =
+        pools_->pages_for(n_committed_ + n_rows - table.begin) - int64_t(table.pages.size()) + copies;
+  }
+  return missing;
 }
 
 bool Sequence::reserve(int64_t n_rows) {
   L4_CHECK(n_reserved_ == 0 && n_rows > 0 && n_committed_ + n_rows <= length());
-  for (AttentionKind kind : kKinds)
-    if (pages_missing(kind, n_rows) > pools_->of(kind).n_free()) return false;
+  BlockPool& pool = pools_->pool;
+  if (!pool.has_room(pages_missing(n_rows))) {
+    if (!pool.has_room(pages_missing(n_rows, true))) return false;
+    for (AttentionKind kind : kKinds)
+      if (can_be_taken(kind)) pool.evict(kind, tables_[size_t(kind)].pages[*page_to_copy(kind)]);
+  }
   for (AttentionKind kind : kKinds) {
     PageTable& table = tables_[size_t(kind)];
-    if (writes_shared_page(kind)) {
-      int32_t& page = table.pages[size_t((n_committed_ - table.begin) / pools_->page_tokens)];
-      copies_.push_back({kind, page, *pools_->of(kind).allocate()});
+    if (const std::optional<size_t> index = page_to_copy(kind)) {
+      int32_t& page = table.pages[*index];
+      copies_.push_back({kind, page, *pool.allocate(kind)});
       page = copies_.back().to;
     }
-    for (int64_t n = pages_missing(kind, n_rows); n > 0; --n) table.pages.push_back(*pools_->of(kind).allocate());
+    const size_t n_pages = size_t(pools_->pages_for(n_committed_ + n_rows - table.begin));
+    while (table.pages.size() < n_pages) table.pages.push_back(*pool.allocate(kind));
   }
   n_reserved_ = n_rows;
   return true;
 }
 
-void Sequence::commit(int64_t n_rows) {
+int64_t Sequence::rows_that_fit(int64_t n_rows) const {
+  auto fit = [&](int64_t n) { return pools_->pool.has_room(pages_missing(n, true)); };
+  if (n_rows <= 0 || fit(n_rows)) return n_rows;
+  int64_t enough = 0;
+  while (n_rows - enough > 1) {
+    const int64_t middle = enough + (n_rows - enough) / 2;
+    (fit(middle) ? enough : n_rows) = middle;
+  }
+  return enough;
+}
+
+void Sequence::commit(int64_t n_rows, const std::function<void()>& before_freeing) {
   L4_CHECK(n_rows >= 0 && n_rows <= n_reserved_);
-  for (const PageCopy& copy : copies_) pools_->of(copy.kind).release(copy.from);
+  for (const PageCopy& copy : copies_) pools_->pool.release(copy.kind, copy.from);
   copies_.clear();
   n_committed_ += n_rows;
   n_reserved_ = 0;
   free_pages_after(n_committed_);
+  if (before_freeing) before_freeing();
   free_finished_chunks();
 }
 
@@ -125,7 +165,7 @@ void Sequence::abandon() {
   for (const PageCopy& copy : copies_) {
     for (int32_t& page : tables_[size_t(copy.kind)].pages)
       if (page == copy.to) page = copy.from;
-    pools_->of(copy.kind).release(copy.to);
+    pools_->pool.release(copy.kind, copy.to);
   }
   copies_.clear();
   n_reserved_ = 0;
@@ -136,7 +176,7 @@ void Sequence::free_pages_after(int64_t position) {
   for (AttentionKind kind : kKinds) {
     PageTable& table = tables_[size_t(kind)];
     const size_t kept = size_t(pools_->pages_for(std::max<int64_t>(0, position - table.begin)));
-    for (size_t i = kept; i < table.pages.size(); ++i) pools_->of(kind).release(table.pages[i]);
+    for (size_t i = kept; i < table.pages.size(); ++i) pools_->pool.release(kind, table.pages[i]);
     table.pages.resize(std::min(kept, table.pages.size()));
   }
 }
@@ -147,7 +187,7 @@ void Sequence::free_finished_chunks() {
   const int64_t begin = pools_->chunk_start(n_committed_ - 1);
   if (begin <= table.begin) return;
   const auto first_kept = table.pages.begin() + (begin - table.begin) / pools_->page_tokens;
-  for (auto page = table.pages.begin(); page != first_kept; ++page) pools_->of(AttentionKind::chunked).release(*page);
+  for (auto page = table.pages.begin(); page != first_kept; ++page) pools_->pool.release(AttentionKind::chunked, *page);
   table.pages.erase(table.pages.begin(), first_kept);
   table.begin = begin;
 }
@@ -160,7 +200,11 @@ int64_t Sequence::truncate(int64_t n) {
   for (SequenceImage& image : images_)
     image.positions.erase(std::lower_bound(image.positions.begin(), image.positions.end(), n), image.positions.end());
   std::erase_if(images_, [](const SequenceImage& image) { return image.positions.empty(); });
+  return rewind(n);
+}
 
+int64_t Sequence::rewind(int64_t n) {
+  L4_CHECK(n_reserved_ == 0 && n >= 0);
   PageTable& chunked = tables_[size_t(AttentionKind::chunked)];
   n_committed_ = std::min(n_committed_, n);
   const bool chunk_is_gone = chunked.begin > pools_->chunk_start(n_committed_);
@@ -170,22 +214,24 @@ int64_t Sequence::truncate(int64_t n) {
   return n_committed_;
 }
 
-int64_t Sequence::restart(std::vector<int32_t> ids, std::vector<SequenceImage> images, int64_t max_keep) {
-  int64_t keep = std::min({n_committed_, max_keep, int64_t(ids.size())});
-  keep = std::mismatch(ids.begin(), ids.begin() + keep, ids_.begin()).first - ids.begin();
-  // Equal ids so far: the pictures up to here begin at the same positions in both.
-  for (size_t i = 0; i < images.size() && i < images_.size(); ++i) {
-    const SequenceImage &now = images[i], &before = images_[i];
-    if (now.positions.front() >= keep) break;
-    if (now.input.digest != before.input.digest || now.input.n_tiles != before.input.n_tiles) {
-      keep = now.positions.front();
-      break;
-    }
+void Sequence::drop_kv() {
+  release_pages();
+  n_committed_ = n_reserved_ = 0;
+  for (SequenceImage& image : images_)
+    for (TileSlot& slot : image.slots) slot.reset();
+}
+
+void Sequence::adopt(int64_t n, std::span<const int32_t> global, std::span<const int32_t> chunked) {
+  L4_CHECK(n_committed_ == 0 && n_reserved_ == 0 && n <= length());
+  const std::span<const int32_t> pages[] = {chunked, global};
+  for (AttentionKind kind : kKinds) {
+    PageTable& table = tables_[size_t(kind)];
+    table.begin = kind == AttentionKind::chunked ? pools_->chunk_start(n) : 0;
+    table.pages.assign(pages[size_t(kind)].begin(), pages[size_t(kind)].end());
+    L4_CHECK(int64_t(table.pages.size()) == pools_->pages_for(n - table.begin));
+    for (int32_t page : table.pages) pools_->pool.share(kind, page);
   }
-  keep = truncate(keep);
-  ids_ = std::move(ids);
-  images_ = std::move(images);
-  return keep;
+  n_committed_ = n;
 }
 
 }  // namespace l4

@@ -10,11 +10,16 @@
 //   commit()   the step ran and the first m rows are right   n_committed() grows by m
 //   abandon()  the step did not run                          as if reserve() had not been called
 //   truncate() tokens are forgotten; says how much KV is left
-//   fork()     a second sequence on the same pages; whoever first writes to a shared page gets a copy
+//   drop_kv()  nothing is computed any more; the tokens stay
+//   adopt()    KV that was computed for another sequence with the same beginning (prefix_cache.h)
+//   fork()     a second sequence on the same pages
+// Whoever first writes to a slot that another sequence or the prefix cache relies on gets a copy of its page.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -27,21 +32,19 @@ namespace l4 {
 
 // The pages of both kinds and how tokens lie in them. Outlives its sequences; used by one thread.
 struct KvPools {
-  // chunk 0: no chunking, one chunk without end. Otherwise page_tokens divides it. n_pages by AttentionKind.
-  KvPools(int64_t page_tokens_, int64_t chunk_, std::array<int64_t, kNumAttentionKinds> n_pages);
+  // chunk 0: no chunking, one chunk without end. Otherwise page_tokens divides it. The rest as BlockPool.
+  KvPools(int64_t page_tokens_, int64_t chunk_, const PageCounts& n_pages, int64_t block_pages = 0);
 
   // First position of the chunk that `position` lies in.
   int64_t chunk_start(int64_t position) const { return chunk == 0 ? 0 : position / chunk * chunk; }
   int64_t pages_for(int64_t n_tokens) const { return (n_tokens + page_tokens - 1) / page_tokens; }
-  BlockPool& of(AttentionKind kind) { return pool[size_t(kind)]; }
 
   int64_t page_tokens, chunk;
-  std::array<BlockPool, kNumAttentionKinds> pool;
+  BlockPool pool;
 };
 
 // Pages of each kind with which one sequence of max_context tokens never runs out in steps of at most max_step_rows.
-std::array<int64_t, kNumAttentionKinds> kv_pages_needed(int64_t max_context, int64_t max_step_rows, int64_t page_tokens,
-                                                        int64_t chunk);
+PageCounts kv_pages_needed(int64_t max_context, int64_t max_step_rows, int64_t page_tokens, int64_t chunk);
 
 struct SequenceImage {
   ImageInput input;
@@ -80,24 +83,31 @@ class Sequence {
   void append(int32_t id) { ids_.push_back(id); }
   // False, and nothing changed, when too few pages are free.
   bool reserve(int64_t n_rows);
-  void commit(int64_t n_rows);
+  int64_t rows_that_fit(int64_t n_rows) const;  // at most n_rows, that reserve() would have pages for
+  // before_freeing: called when the rows count as computed and no page is freed yet.
+  void commit(int64_t n_rows, const std::function<void()>& before_freeing = {});
   void abandon();
 
   // Forgets the tokens from n on. Returns how many of the others have their KV still: all of them where the pages of
   // n's chunk are there (so it is for the chunk that the last committed token is in) or n is an edge; else those up to
   // the edge before.
   int64_t truncate(int64_t n);
+  // As truncate(), for the KV alone: the tokens stay.
+  int64_t rewind(int64_t n);
 
-  // Becomes the sequence of another prompt and keeps the KV of what both begin with (ids and pictures), at most
-  // max_keep tokens of it. Returns how many tokens were kept.
-  int64_t restart(std::vector<int32_t> ids, std::vector<SequenceImage> images, int64_t max_keep);
+  void drop_kv();
+  // KV of the first n tokens of a sequence that has none: global pages from token 0 on, chunked ones from the beginning
+  // of n's chunk (none where n is an edge). Takes a reference to each.
+  void adopt(int64_t n, std::span<const int32_t> global, std::span<const int32_t> chunked);
 
   // No step may be under way.
   Sequence fork() const;
 
  private:
-  int64_t pages_missing(AttentionKind kind, int64_t n_rows) const;
-  bool writes_shared_page(AttentionKind kind) const;
+  std::optional<size_t> page_to_copy(AttentionKind kind) const;
+  bool can_be_taken(AttentionKind kind) const;
+  PageCounts pages_missing(int64_t n_rows, bool takes_kept_pages = false) const;
+  void release_pages();
   void free_pages_after(int64_t position);
   void free_finished_chunks();
 

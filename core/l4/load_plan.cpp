@@ -10,6 +10,7 @@ namespace l4 {
 namespace {
 
 constexpr int64_t kCpuBatchTokens = 512, kGpuBatchTokens = 8192;
+constexpr int64_t kCpuSequences = 16, kGpuSequences = 256;
 constexpr int64_t kCpuStepTiles = 4, kGpuStepTiles = 8;  // encoded at once
 constexpr int kMaxThreads = 1024;
 constexpr int64_t kLogitsBytes = int64_t(256) << 20;  // of one step on the host, decides max_out_rows
@@ -48,6 +49,29 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
   return plan;
 }
 
+constexpr int64_t kAllPages = 1024;
+constexpr int64_t kTablePages = 1 << 18;  // of a step, where one sequence does not need more: a megabyte
+
+// What one sequence of the longest context needs, and of what the others would need `share` of kAllPages.
+void set_pages(LoadPlan& plan, const ModelConfig& config, int64_t share) {
+  ExecutorOptions& e = plan.executor;
+  EngineLimits& l = plan.limits;
+  const PageCounts one =
+      kv_pages_needed(l.max_context, l.max_step_rows, kv_page_tokens(config.text), l.attention_chunk);
+  l.max_table_pages = e.max_table_pages =
+      std::min(l.max_sequences * (one[0] + one[1]), std::max(one[0] + one[1], kTablePages));
+  l.kv_pages = one;
+  for (int64_t& pages : l.kv_pages) pages += pages * (l.max_sequences - 1) * share / kAllPages;
+  l.kv_block_pages = kv_block_pages(config, e.topology);
+  e.kv_one_slab = l.kv_block_pages > 0;
+  if (e.kv_one_slab) {
+    int64_t &chunked = l.kv_pages[size_t(AttentionKind::chunked)], &global = l.kv_pages[size_t(AttentionKind::global)];
+    chunked += (global + l.kv_block_pages - 1) / l.kv_block_pages;
+    global = chunked * l.kv_block_pages;
+  }
+  for (size_t kind = 0; kind < l.kv_pages.size(); ++kind) e.kv_pages[kind] = l.kv_pages[kind];
+}
+
 void set_context(LoadPlan& plan, const LoadOptions& options, const ModelConfig& config, int64_t context) {
   ExecutorOptions& e = plan.executor;
   EngineLimits& l = plan.limits;
@@ -55,10 +79,12 @@ void set_context(LoadPlan& plan, const LoadOptions& options, const ModelConfig& 
   const int64_t batch_tokens = e.gpus.empty() ? kCpuBatchTokens : kGpuBatchTokens;
   l.max_step_rows = std::min(context, options.batch_tokens > 0 ? options.batch_tokens : batch_tokens);
   l.max_out_rows = std::clamp(kLogitsBytes / (l.vocab * int64_t(sizeof(float))), int64_t(1), l.max_step_rows);
-  l.kv_pages = kv_pages_needed(context, l.max_step_rows, kv_page_tokens(config.text), l.attention_chunk);
+  const int64_t sequences = e.gpus.empty() ? kCpuSequences : kGpuSequences;
+  l.max_sequences =
+      std::min({options.max_num_seqs > 0 ? options.max_num_seqs : sequences, l.max_step_rows, l.max_out_rows});
   e.max_step_rows = l.max_step_rows;
   e.max_out_rows = l.max_out_rows;
-  for (size_t kind = 0; kind < l.kv_pages.size(); ++kind) e.kv_pages[kind] = l.kv_pages[kind];
+  set_pages(plan, config, 0);
 }
 
 void count_memory(LoadPlan& plan, const ModelConfig& config, const StoredWeights& stored) {
@@ -73,6 +99,13 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
   };
   refuse_negative("context", options.max_context);
   refuse_negative("batch tokens", options.batch_tokens);
+  refuse_negative("sequences", options.max_num_seqs);
+  refuse_negative("drafts", options.ngram_speculation);
+  if (!(options.step_limit_s >= 0)) fail(ErrorKind::usage, "a step's time limit must be 0 (none) or more seconds");
+  if (options.batch_invariant && !options.gpus.empty())
+    fail(ErrorKind::unsupported,
+         "batch-invariant results: not on GPUs, whose kernels add up in an order that follows "
+         "the number of rows; --device cpu always has them");
   refuse_negative("image tiles", options.max_image_tiles);
   refuse_negative("threads", options.threads);
   if (options.threads > kMaxThreads)
@@ -157,18 +190,43 @@ LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_
          human_bytes(*free_bytes), " is free", on_gpus ? " (-tp N splits them over N GPUs)" : "");
 
   int64_t context = wanted;
+  MemoryBudget budget{0, on_gpus};
+  if (free_bytes) budget.bytes = least + (*free_bytes - least) / (on_gpus ? 20 : 2) * (on_gpus ? 19 : 1);
   if (free_bytes && options.max_context == 0)
-    context =
-        context_that_fits(options, config, max_image_tiles, stored,
-                          {least + (*free_bytes - least) / (on_gpus ? 20 : 2) * (on_gpus ? 19 : 1), on_gpus}, wanted);
+    context = context_that_fits(options, config, max_image_tiles, stored, budget, wanted);
   set_context(plan, options, config, context);
   count_memory(plan, config, stored);
+  if (options.kv_fills_memory) {
+    auto fits = [&](int64_t share) {
+      set_pages(plan, config, share);
+      count_memory(plan, config, stored);
+      return !free_bytes || plan.fits(budget);
+    };
+    int64_t fitting = 0, too_much = kAllPages + 1;
+    while (too_much - fitting > 1) {
+      const int64_t middle = fitting + (too_much - fitting) / 2;
+      (fits(middle) ? fitting : too_much) = middle;
+    }
+    fits(fitting);
+  }
   if (free_bytes && plan.needed_bytes() > *free_bytes)
     fail(ErrorKind::memory, config.source, ": a context of ", context, " tokens needs ",
          human_bytes(plan.needed_bytes()), of_memory, human_bytes(*free_bytes),
          " is free: ", context_that_fits(options, config, max_image_tiles, stored, {*free_bytes, on_gpus}, context),
          " tokens would fit");
   return plan;
+}
+
+int64_t sequences_that_fit(const EngineLimits& limits, int64_t page_tokens, int64_t n_tokens) {
+  const auto pages = [&](int64_t n) { return std::max<int64_t>(1, (n + page_tokens - 1) / page_tokens); };
+  const int64_t chunk = limits.attention_chunk > 0 ? limits.attention_chunk : n_tokens;
+  const int64_t chunked = pages(std::min(n_tokens, chunk)), global = pages(n_tokens);
+  const int64_t block = limits.kv_block_pages;
+  const int64_t all_chunked = limits.kv_pages[size_t(AttentionKind::chunked)];
+  const int64_t all_global = limits.kv_pages[size_t(AttentionKind::global)];
+  const int64_t fit =
+      block > 0 ? all_global / (chunked * block + global) : std::min(all_chunked / chunked, all_global / global);
+  return std::min(fit, limits.max_sequences);
 }
 
 }  // namespace l4

@@ -45,4 +45,7 @@ LoadPlan plan_load(const LoadOptions& options, const ModelConfig& config, int64_
 int64_t context_that_fits(const LoadOptions& options, const ModelConfig& config, int64_t max_image_tiles,
                           const StoredWeights& stored, const MemoryBudget& budget, int64_t max_context);
 
+// Sequences of n_tokens each whose KV the limits' pages hold at once, at most max_sequences.
+int64_t sequences_that_fit(const EngineLimits& limits, int64_t page_tokens, int64_t n_tokens);
+
 }  // namespace l4

@@ -54,7 +54,7 @@ uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dty
 }
 
 KvCache::KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shard, DType dtype,
-                 const int64_t (&n_pages)[kNumAttentionKinds], std::span<const KvScales> scales)
+                 const int64_t (&n_pages)[kNumAttentionKinds], std::span<const KvScales> scales, bool one_slab)
     : backend_(backend),
       layout_(kv_layout(text, shard.kv_heads.size(), dtype, !scales.empty())),
       first_layer_(shard.layers.begin) {
@@ -62,7 +62,8 @@ KvCache::KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shar
   for (AttentionKind kind : {AttentionKind::chunked, AttentionKind::global}) {
     n_layers_of_[int(kind)] = layers_of(text, shard, kind);
     uint64_t bytes = uint64_t(n_layers_of_[int(kind)] * layout_.layer_bytes) * uint64_t(n_pages[int(kind)]);
-    if (bytes > 0) pools_[int(kind)] = backend.allocate(bytes, "the KV cache");
+    L4_CHECK(!one_slab || kind == AttentionKind::chunked || bytes == pools_[int(AttentionKind::chunked)].bytes());
+    if (bytes > 0 && !(one_slab && kind == AttentionKind::global)) pools_[int(kind)] = backend.allocate(bytes, "the KV cache");
   }
   int64_t next[kNumAttentionKinds] = {0, 0};
   for (int64_t l = shard.layers.begin; l < shard.layers.end; ++l) {
@@ -70,7 +71,8 @@ KvCache::KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shar
     KvLayer layer;
     layer.kind = kind;
     layer.layout = layout_;
-    layer.base = static_cast<std::byte*>(pools_[int(kind)].data()) + next[int(kind)]++ * layout_.layer_bytes;
+    Buffer& pool = pools_[int(one_slab ? AttentionKind::chunked : kind)];
+    layer.base = static_cast<std::byte*>(pool.data()) + next[int(kind)]++ * layout_.layer_bytes;
     layer.page_stride = n_layers_of_[int(kind)] * layout_.layer_bytes;
     if (!scales.empty()) {
       const KvScales& fixed = scales[size_t(l - first_layer_)];

@@ -1,4 +1,4 @@
-// Storage of keys and values on one rank: two pools of pages, one for the chunked layers, one for the global layers. A
+// Storage of keys and values on one rank: pages of the chunked layers and pages of the global layers. A
 // page holds page_tokens tokens of ALL this rank's layers of its kind, so that one page id and one page table a kind
 // serve the whole model. Which sequence owns which page is the engine's business (engine/block_pool.h).
 #pragma once
@@ -25,10 +25,12 @@ uint64_t kv_page_bytes(const TextConfig& text, const ShardPlan& shard, DType dty
 
 class KvCache {
  public:
-  // n_pages by AttentionKind. `scales`: of f8_e4m3, the fixed ones of the rank's layers; none: each token has its own.
-  // Error{memory} when the backend has not enough.
+  // n_pages by AttentionKind; one_slab: both are the same memory, each page where others of its kind leave it, and
+  // whoever hands out pages sees to it that none of one kind covers one of the other. `scales`: of f8_e4m3, the fixed
+  // ones of the rank's layers; none: each token has its own. Error{memory} when the backend has not enough.
   KvCache(Backend& backend, const TextConfig& text, const ShardPlan& shard, DType dtype,
-          const int64_t (&n_pages)[kNumAttentionKinds], std::span<const KvScales> scales = {});
+          const int64_t (&n_pages)[kNumAttentionKinds], std::span<const KvScales> scales = {},
+          bool one_slab = false);
 
   KvLayer layer(int64_t index) const;  // by layer number of the whole model; one of this rank's
   void copy_pages(std::span<const PageCopy> copies);

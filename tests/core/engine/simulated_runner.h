@@ -100,26 +100,29 @@ class SimulatedRunner final : public StepRunner {
   std::vector<int64_t> encoded_tiles;            // tiles of each encode_tiles call
   std::vector<std::vector<int32_t>> forbidden;   // of each sampled row
   std::function<void(const StepPlan&)> on_step;  // before each step; may throw, may wait
+  std::function<std::optional<Error>(const SamplingRow&)> on_row;  // what is wrong with its logits
   std::vector<uint64_t> tags;                    // of all rows of the last step
 
-  std::vector<TokenChoice> step(const StepPlan& plan, std::span<const SamplingRow> rows) override {
+  void begin_step(const StepPlan& plan) override { run(plan); }
+
+  std::vector<ChosenRow> end_step(std::span<const SamplingRow> rows) override {
+    const StepPlan& plan = steps.back();
     L4_EXPECT(int64_t(rows.size()) == plan.n_out());
-    run(plan);
-    std::vector<TokenChoice> choices;
+    std::vector<ChosenRow> choices;
     for (size_t i = 0; i < rows.size(); ++i) {
       const int32_t row = plan.out_rows[i];
       CHECK(rows[i].position == plan.positions[size_t(row)] + 1);
       CHECK(int64_t(rows[i].prompt.size() + rows[i].output.size()) == rows[i].position);
       forbidden.emplace_back(rows[i].forbidden.begin(), rows[i].forbidden.end());
-      choices.push_back({greedy_choice(tags[size_t(row)], limits_.vocab, rows[i].forbidden), -1.0f, {}});
+      choices.push_back({{choose(tags[size_t(row)], rows[i]), -1.0f, {}}, std::nullopt});
+      if (on_row) choices.back().failure = on_row(rows[i]);
     }
     return choices;
   }
 
-  std::vector<float> logits(const StepPlan& plan) override {
-    run(plan);
+  std::vector<float> end_step_with_logits() override {
     std::vector<float> all;
-    for (int32_t row : plan.out_rows) {
+    for (int32_t row : steps.back().out_rows) {
       std::vector<float> logits = tag_logits(tags[size_t(row)], limits_.vocab);
       all.insert(all.end(), logits.begin(), logits.end());
     }
@@ -142,6 +145,14 @@ class SimulatedRunner final : public StepRunner {
   int64_t page_tokens() const override { return page_tokens_; }
 
  private:
+  // Greedy, or by seed.
+  int32_t choose(uint64_t tag, const SamplingRow& row) const {
+    if (row.params.seed != 0) tag = mix(tag, row.params.seed);
+    int32_t id = greedy_choice(tag, limits_.vocab, row.forbidden);
+    while (!row.mask.empty() && !(row.mask[size_t(id) / 32] >> (id % 32) & 1)) id = int32_t((id + 1) % limits_.vocab);
+    return id;
+  }
+
   struct Slot {
     int64_t position = -1;
     uint64_t tag = 0;
@@ -197,6 +208,7 @@ class SimulatedRunner final : public StepRunner {
       for (size_t kind = 0; kind < 2; ++kind) {
         const auto& [span, i] = where[kind][size_t(row)];
         slot_of(plan, kind, span, span.past + i) = {position, tags.back()};
+        overwrite_other(kind, plan.kv[kind].pages[size_t(span.table + (span.past + i) / page_tokens_)]);
       }
     }
   }
@@ -222,7 +234,18 @@ class SimulatedRunner final : public StepRunner {
     for (const PageCopy& copy : plan.page_copies) {
       auto& pages = kv_[size_t(copy.kind)];
       pages.at(size_t(copy.to)) = pages.at(size_t(copy.from));
+      overwrite_other(size_t(copy.kind), copy.to);
     }
+  }
+
+  // Where both kinds lie in one slab, what is written to a page is written over those of the other kind in its block.
+  void overwrite_other(size_t kind, int32_t page) {
+    const int64_t n = limits_.kv_block_pages;
+    if (n == 0) return;
+    const bool is_chunked = AttentionKind(kind) == AttentionKind::chunked;
+    const int64_t first = is_chunked ? page * n : page / n, last = is_chunked ? first + n : first + 1;
+    for (int64_t other = first; other < last; ++other)
+      for (Slot& slot : kv_[1 - kind][size_t(other)]) slot = {};
   }
 
   EngineLimits limits_;

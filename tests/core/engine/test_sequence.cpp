@@ -3,74 +3,12 @@
 #include <memory>
 #include <random>
 
-#include "core/engine/simulated_runner.h"
-#include "engine/step_builder.h"
+#include "core/engine/sequence_bench.h"
+#include "engine/prefix_cache.h"
 #include "support/test.h"
 
 using namespace l4;
 using namespace l4::test;
-
-namespace {
-
-constexpr size_t kChunked = size_t(AttentionKind::chunked), kGlobal = size_t(AttentionKind::global);
-
-// Sequences over one simulated KV memory.
-struct Bench {
-  Bench(int64_t page_tokens, int64_t chunk, int64_t n_chunked, int64_t n_global)
-      : limits(make_limits(chunk, n_chunked, n_global)),
-        pools(page_tokens, chunk, limits.kv_pages),
-        runner(limits, page_tokens) {}
-
-  static EngineLimits make_limits(int64_t chunk, int64_t n_chunked, int64_t n_global) {
-    EngineLimits l;
-    l.vocab = 1000;
-    l.max_context = 1 << 20;
-    l.attention_chunk = chunk;
-    l.kv_pages[kChunked] = n_chunked;
-    l.kv_pages[kGlobal] = n_global;
-    l.max_step_rows = l.max_out_rows = 1 << 20;
-    return l;
-  }
-
-  // Runs the reserved rows of the sequences and compares each row with the reference.
-  void run(std::vector<Sequence*> sequences) {
-    std::vector<StepPart> parts;
-    for (Sequence* s : sequences) parts.push_back({s, OutRows::none});
-    runner.step(build_step(parts, 0), {});
-    size_t row = 0;
-    for (Sequence* s : sequences) {
-      const int64_t end = s->n_committed() + s->n_reserved();
-      const auto expected =
-          reference_tags(token_inputs(std::span(s->ids()).first(size_t(end))), limits.attention_chunk);
-      for (int64_t p = s->n_committed(); p < end; ++p)
-        if (runner.tags[row++] != expected[size_t(p)]) FAIL("the row at position " << p << " saw the wrong entries");
-    }
-    CHECK(row == runner.tags.size());
-  }
-
-  // Computes all of the sequence in steps of n rows.
-  void compute(Sequence& s, int64_t n) {
-    while (s.n_committed() < s.length()) {
-      REQUIRE(s.reserve(std::min(n, s.length() - s.n_committed())));
-      run({&s});
-      s.commit(s.n_reserved());
-    }
-  }
-
-  int64_t used(AttentionKind kind) { return pools.of(kind).n_pages() - pools.of(kind).n_free(); }
-
-  EngineLimits limits;
-  KvPools pools;
-  SimulatedRunner runner;
-};
-
-std::vector<int32_t> random_ids(std::mt19937& random, int64_t n) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(int32_t(random() % 1000));
-  return ids;
-}
-
-}  // namespace
 
 TEST_CASE("sequence: token by token, in odd steps and at once see the same, across chunk edges") {
   std::mt19937 random(1);
@@ -208,71 +146,19 @@ TEST_CASE("sequence: forks share pages; the first write to a shared partial page
   bench.run({&c});
 }
 
-TEST_CASE("sequence: restart keeps what both prompts begin with") {
-  std::mt19937 random(6);
-  Bench bench(4, 8, 100, 100);
-  std::vector<int32_t> ids = random_ids(random, 22);
-  Sequence s(bench.pools, ids, {});
-  bench.compute(s, 8);
-  auto other = [&](int64_t same) {
-    std::vector<int32_t> result(ids.begin(), ids.begin() + same);
-    result.resize(30, 999);
-    if (same < 22) result[size_t(same)] = ids[size_t(same)] + 1;
-    return result;
-  };
-  SUBCASE("all of it") {
-    CHECK(s.restart(other(22), {}, 29) == 22);
-  }
-  SUBCASE("as much as is asked for") {
-    CHECK(s.restart(ids, {}, 21) == 21);
-  }
-  SUBCASE("within the chunk") {
-    CHECK(s.restart(other(18), {}, 29) == 18);
-  }
-  SUBCASE("to an edge before") {
-    CHECK(s.restart(other(15), {}, 29) == 8);
-  }
-  SUBCASE("nothing") {
-    CHECK(s.restart(other(0), {}, 29) == 0);
-  }
-  SUBCASE("a shorter prompt") {
-    CHECK(s.restart({ids.begin(), ids.begin() + 17}, {}, 16) == 16);
-  }
-  bench.compute(s, 5);
-}
-
-TEST_CASE("sequence: restart stops before the first picture that differs") {
-  Bench bench(4, 0, 100, 100);
+TEST_CASE("sequence: images must be those of the image tokens") {
   constexpr int32_t kPatch = 999;
   const std::vector<int32_t> ids{1, kPatch, kPatch, 2, kPatch, kPatch, kPatch, kPatch, 3};
-  auto image = [](int64_t n_tiles, uint8_t digest) {
-    ImageInput input;
-    input.n_tiles = n_tiles;
-    input.digest[0] = digest;
-    return input;
-  };
-  auto located = [&](std::vector<ImageInput> images) { return locate_images(ids, images, kPatch, 2); };
-  struct Case {
-    std::vector<ImageInput> images;
-    int64_t kept;
-  };
-  for (const Case& c : {Case{{image(1, 7), image(2, 8)}, 9}, Case{{image(1, 6), image(2, 8)}, 1},
-                        Case{{image(1, 7), image(2, 9)}, 4}, Case{{image(1, 7), image(1, 8), image(1, 8)}, 4}}) {
-    Sequence s(bench.pools, ids, located({image(1, 7), image(2, 8)}));
-    REQUIRE(s.reserve(9));
-    s.commit(9);
-    CHECK(s.restart(ids, located(c.images), 9) == c.kept);
-  }
-  // Ids that differ before a picture that differs: the ids decide.
-  Sequence s(bench.pools, ids, located({image(1, 7), image(2, 8)}));
-  REQUIRE(s.reserve(9));
-  s.commit(9);
-  std::vector<int32_t> others = ids;
-  others[0] = 5;
-  CHECK(s.restart(others, located({image(1, 7), image(2, 9)}), 9) == 0);
-
-  CHECK(error_of([&] { located({image(1, 7)}); }) == "the prompt has 6 image tokens (id 999), its 1 image needs 2");
-  CHECK(error_of([&] { located({}); }) == "the prompt has 6 image tokens (id 999), its 0 images need 0");
+  std::vector<ImageInput> images(2);
+  images[0].n_tiles = 1, images[1].n_tiles = 2;
+  const std::vector<SequenceImage> located = locate_images(ids, images, kPatch, 2);
+  CHECK(located[0].positions == std::vector<int64_t>{1, 2});
+  CHECK(located[1].positions == std::vector<int64_t>{4, 5, 6, 7});
+  images.resize(1);
+  CHECK(error_of([&] { locate_images(ids, images, kPatch, 2); }) ==
+        "the prompt has 6 image tokens (id 999), its 1 image needs 2");
+  CHECK(error_of([&] { locate_images(ids, {}, kPatch, 2); }) ==
+        "the prompt has 6 image tokens (id 999), its 0 images need 0");
 }
 
 TEST_CASE("sequence: with the pages that are said to be enough a sequence never runs out") {
@@ -296,16 +182,21 @@ TEST_CASE("sequence: with the pages that are said to be enough a sequence never 
 }
 
 // Many sequences of random ids over small pools: random steps of several sequences at once, commits of a part,
-// truncations, forks, restarts, ends. Every row must see exactly what the rule says; in the end every page must be
-// free.
+// truncations, forks, prefixes found in the cache, ends. Every row must see exactly what the rule says; in the end every
+// page must be free.
 TEST_CASE("sequence: random lives of many sequences against the reference") {
-  int64_t n_copies = 0, n_refused = 0;
+  int64_t n_copies = 0, n_refused = 0, n_found = 0;
   for (uint32_t seed = 0; seed < 60; ++seed) {
     CAPTURE(seed);
     std::mt19937 random(seed);
     auto below = [&](int64_t n) { return int64_t(random() % uint64_t(n)); };
     const int64_t page = int64_t(1) << below(4), chunk = below(4) == 0 ? 0 : page * (1 + below(4));
-    Bench bench(page, chunk, 10 + below(60), 20 + below(60));
+    Bench bench(page, chunk, 10 + below(60), 20 + below(60), seed % 2 * (1 + below(3)));
+    PrefixCache cache(bench.pools);
+    auto remember = [&](const Sequence& s, bool with_tail) {
+      PrefixCache::Cursor cursor;
+      if (seed % 3 > 0) cache.insert(s, "", cursor, with_tail);
+    };
     std::vector<std::unique_ptr<Sequence>> live;
     for (int turn = 0; turn < 120; ++turn) {
       const int64_t what = below(12);
@@ -328,7 +219,9 @@ TEST_CASE("sequence: random lives of many sequences against the reference") {
         Sequence& s = *live[size_t(below(int64_t(live.size())))];
         std::vector<int32_t> ids(s.ids().begin(), s.ids().begin() + below(s.length() + 1));
         for (int32_t id : random_ids(random, 1 + below(20))) ids.push_back(id);
-        s.restart(ids, {}, int64_t(ids.size()) - 1);
+        remember(s, true);
+        s = Sequence(bench.pools, ids, {});
+        n_found += cache.adopt(s, "", s.length() - 1);
       } else {
         std::vector<Sequence*> batch;
         for (auto& s : live) {
@@ -348,7 +241,8 @@ TEST_CASE("sequence: random lives of many sequences against the reference") {
           continue;
         }
         bench.run(batch);
-        for (Sequence* s : batch) s->commit(below(3) == 0 ? below(s->n_reserved() + 1) : s->n_reserved());
+        for (Sequence* s : batch)
+          s->commit(below(3) == 0 ? below(s->n_reserved() + 1) : s->n_reserved(), [&] { remember(*s, false); });
       }
     }
     live.clear();
@@ -357,4 +251,5 @@ TEST_CASE("sequence: random lives of many sequences against the reference") {
   }
   CHECK(n_copies > 100);
   CHECK(n_refused > 100);
+  CHECK(n_found > 1000);
 }

@@ -41,11 +41,11 @@ TEST_CASE("load_plan: the context that fits is what the KV cache's arithmetic sa
   const LoadPlan small = plan_load(options, config, 17, bf16(), std::nullopt);
   const uint64_t idle = small.ranks[0].weight_bytes + small.ranks[0].encoder_bytes;
   const uint64_t fixed = idle + small.ranks[0].activation_bytes;  // with steps of 8192 rows
-  for (int64_t context : {1 << 17, 1 << 20, 5'000'064}) {
+  for (int64_t context : {3 << 17, 3 << 20, 5'000'064}) {         // whole blocks of three pages
     // The global layers keep everything, the chunked ones a chunk and a step.
     const uint64_t kv = uint64_t(context * kGlobalBytes + 2 * 8192 * kChunkedBytes) / 8;
     CHECK(context_that_fits(options, config, 17, bf16(), {fixed + kv, true}, 10'485'760) == context);
-    CHECK(context_that_fits(options, config, 17, bf16(), {fixed + kv - 1, true}, 10'485'760) == context - 128);
+    CHECK(context_that_fits(options, config, 17, bf16(), {fixed + kv - 1, true}, 10'485'760) == context - 384);
     CHECK(context_that_fits(options, config, 17, bf16(), {fixed + kv, true}, 100) == 100);
   }
   CHECK(context_that_fits(options, config, 17, bf16(), {idle, true}, 10'485'760) == 0);
@@ -136,4 +136,53 @@ TEST_CASE("load_plan: on GPUs every rank has its own memory, and steps are large
   CHECK(error_of([&] {
           plan_load(one, config, 17, bf16(), h100);
         }).find(" of each GPU's memory, 80.00 GiB is free (-tp N") != std::string::npos);
+}
+
+TEST_CASE(
+    "load_plan: Scout's pages are one slab, a chunked page is three global ones, and one chat needs one sequence") {
+  const ModelConfig config = scout();
+  for (Topology topology : {Topology{1, 1, 1}, Topology{8, 1, 1}, Topology{2, 4, 1}}) {
+    const LoadPlan plan = plan_load({.max_context = 1 << 20, .topology = topology}, config, 17, bf16(), std::nullopt);
+    CHECK(plan.limits.kv_block_pages == 3);
+    CHECK(plan.executor.kv_one_slab);
+    uint64_t bytes = 0;
+    for (const MemoryPlan& rank : plan.ranks) bytes += rank.kv_bytes;
+    const uint64_t formula = uint64_t((1 << 20) * kGlobalBytes + (8192 + 512) * kChunkedBytes);
+    CHECK(bytes >= formula);
+    CHECK(bytes < formula + 3 * 128 * kGlobalBytes);
+    CHECK(plan.limits.max_sequences == 16);
+  }
+  // Stages of 5 layers: 4 + 1, 3 + 2, ...: each kind has its own memory.
+  CHECK(kv_block_pages(config, Topology{1, 10, 1}) == 0);
+}
+
+TEST_CASE("load_plan: what the engine is asked for is looked at") {
+  const ModelConfig config = scout();
+  auto error = [&](const LoadOptions& options) {
+    return error_of([&] { plan_load(options, config, 17, bf16(), std::nullopt); });
+  };
+  CHECK(error({.max_num_seqs = -1}) == "sequences must be 0 (chosen for you) or more, not -1");
+  CHECK(error({.ngram_speculation = -2}) == "drafts must be 0 (chosen for you) or more, not -2");
+  CHECK(error({.step_limit_s = -1}) == "a step's time limit must be 0 (none) or more seconds");
+  CHECK(error({.gpus = {0}, .batch_invariant = true}).find("batch-invariant results: not on GPUs") == 0);
+  plan_load({.batch_invariant = true}, config, 17, bf16(), std::nullopt);  // the CPU always is
+}
+
+TEST_CASE("load_plan: a server's pages take what fits, up to what all of its sequences could need") {
+  const ModelConfig config = scout();
+  LoadOptions options{.max_context = 1 << 17, .max_num_seqs = 8};
+  const uint64_t weights = plan_load({.max_context = 1}, config, 0, bf16(), std::nullopt).needed_bytes();
+  const uint64_t free_bytes = weights + (uint64_t(64) << 30);
+  const LoadPlan one = plan_load(options, config, 17, bf16(), free_bytes);
+  CHECK(sequences_that_fit(one.limits, 128, 1 << 17) == 1);
+  CHECK(sequences_that_fit(one.limits, 128, 8192) == 4);  // 410 blocks
+  options.kv_fills_memory = true;
+  const LoadPlan full = plan_load(options, config, 17, bf16(), free_bytes);
+  CHECK(full.needed_bytes() <= weights + (uint64_t(33) << 30));
+  CHECK(full.needed_bytes() > weights + (uint64_t(31) << 30));
+  CHECK(sequences_that_fit(full.limits, 128, 1 << 17) == 4);  // of 7.6 GB each
+  const LoadPlan all = plan_load(options, config, 17, bf16(), weights + (uint64_t(1) << 40));
+  CHECK(sequences_that_fit(all.limits, 128, 1 << 17) == 8);
+  CHECK(sequences_that_fit(all.limits, 128, 100) == 8);  // max_num_seqs
+  CHECK(all.ranks[0].kv_bytes < 9 * one.ranks[0].kv_bytes);
 }

@@ -13,13 +13,14 @@ namespace {
 class Script final : public StepRunner {
  public:
   Script(std::vector<int32_t> ids, int32_t eos) : ids_(std::move(ids)), eos_(eos) {}
-  std::vector<TokenChoice> step(const StepPlan& step, std::span<const SamplingRow>) override {
-    if (step.n_out() == 0) return {};
+  void begin_step(const StepPlan&) override {}
+  std::vector<ChosenRow> end_step(std::span<const SamplingRow> rows) override {
+    if (rows.empty()) return {};
     const int32_t id = next_ < ids_.size() ? ids_[next_] : eos_;
     ++next_;
-    return {{id, -0.5f, {}}};
+    return {{{id, -0.5f, {}}, std::nullopt}};
   }
-  std::vector<float> logits(const StepPlan&) override { return {}; }
+  std::vector<float> end_step_with_logits() override { return {}; }
   void encode_tiles(std::span<const BFloat16>, int64_t, int64_t) override {}
   int64_t page_tokens() const override { return 4; }
 

@@ -127,7 +127,7 @@ TEST_CASE("image: other formats are refused by name") {
   CHECK(contains(refused("<!DOCTYPE html><html>"), "this is HTML;"));
   CHECK(contains(refused("\0\0\0\x0CJXL \r\n\x87\n"sv), "this is JPEG XL;"));
   CHECK(contains(refused("data:image/png;base64,iVBORw0"), "this is a data: URL"));
-  CHECK(refused("hello") == "x: unknown image format (begins with \"hello\"); only PNG, JPEG, WebP and BMP are read");
+  CHECK(refused("hello") == "x: unknown image format; only PNG, JPEG, WebP and BMP are read");
   CHECK(refused("") == "x: the image is empty (0 bytes)");
 }
 
