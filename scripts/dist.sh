@@ -28,7 +28,7 @@ needed "$build/l4" | while read -r soname file; do
   echo "${package%%:*}" >> "$work/packages"
 done
 # Licences of what is bundled, and of the headers that became part of the program.
-for package in $(sort -u "$work/packages") libcli11-dev nlohmann-json3-dev libstb-dev; do
+for package in $(sort -u "$work/packages") libcli11-dev nlohmann-json3-dev libstb-dev libboost1.81-dev libboost-dev; do
   [ ! -f "/usr/share/doc/$package/copyright" ] ||
     install -m 644 "/usr/share/doc/$package/copyright" "$tree/share/l4/licences/$package.txt"
 done

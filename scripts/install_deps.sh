@@ -12,9 +12,16 @@ packages=(
   libsentencepiece-dev  # tokenizer
   libpcre2-dev          # tokenizer: the pre-tokenizer's pattern
   libedit-dev           # line editing in l4-run
+  libssl-dev            # TLS in l4-serve
   doctest-dev           # tests
   xz-utils              # make dist
 )
+
+# HTTP in l4-serve (Asio and Beast, headers only). Debian 12's own Boost is older than the 1.81 that it has beside it.
+case "$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}")" in
+  "debian 12") packages+=(libboost1.81-dev) ;;
+  *) packages+=(libboost-dev) ;;
+esac
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
   echo "l4: not a Debian or Ubuntu system; the build needs what these packages hold: ${packages[*]}" >&2

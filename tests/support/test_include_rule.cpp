@@ -21,7 +21,7 @@ std::string planted(const std::string& file, const std::string& include) {
     std::filesystem::create_directories((dir / path).parent_path());
     l4::write_file_atomic(dir / path, text);
   };
-  for (const char* module : {"base", "tensor", "quant", "formats", "ops", "dist", "model", "engine", "text", "vision"})
+  for (const char* module : {"base", "tensor", "quant", "formats", "ops", "dist", "model", "engine", "text", "vision", "grammar"})
     write(std::string("core/") + module + "/x.h", "");
   write("core/l4.h", "");
   write("core/model/config.h", "");
@@ -50,6 +50,8 @@ TEST_CASE("include rule: what points upward or sideways is caught") {
       {"core/engine/a.h", "\"l4.h\""},          {"core/text/a.h", "\"engine/x.h\""},
       {"core/text/a.h", "\"vision/x.h\""},      {"core/text/a.h", "\"model/x.h\""},
       {"core/vision/a.h", "\"ops/x.h\""},       {"core/vision/a.h", "\"l4.h\""},
+      {"core/grammar/a.h", "\"text/x.h\""},    {"core/engine/a.h", "\"grammar/x.h\""},
+      {"core/text/a.h", "\"grammar/x.h\""},    {"core/grammar/a.h", "\"engine/x.h\""},
       {"core/l4.h", "\"tools/common/x.h\""},    {"core/engine/a.cpp", "\"kernels/cpu/x.h\""},
       {"kernels/cpu/a.cpp", "\"model/x.h\""},   {"kernels/cpu/a.cpp", "\"model/config.h\""},
       {"kernels/cpu/a.cpp", "\"formats/x.h\""}, {"kernels/cpu/a.cpp", "\"dist/x.h\""},
@@ -73,6 +75,7 @@ TEST_CASE("include rule: what points downward is allowed") {
       {"core/formats/a.cpp", "\"quant/x.h\""},     {"core/model/a.cpp", "\"dist/x.h\""},
       {"core/engine/a.cpp", "\"model/config.h\""}, {"core/text/a.cpp", "\"model/config.h\""},
       {"core/vision/a.cpp", "\"formats/x.h\""},    {"core/l4.h", "\"engine/x.h\""},
+      {"core/grammar/a.cpp", "\"formats/x.h\""},   {"core/l4.cpp", "\"grammar/x.h\""},
       {"kernels/cpu/a.cpp", "\"dist/comm.h\""},    {"kernels/cuda/a.cu", "\"ops/x.h\""},
       {"kernels/cuda/a.cu", "\"kernels/cuda/x.h\""}, {"tools/run/a.cpp", "\"l4.h\""},
       {"tools/run/main.cpp", "\"tools/entry.h\""}, {"tools/run/a.cpp", "\"tools/common/x.h\""},
