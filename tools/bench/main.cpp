@@ -6,6 +6,7 @@
 #include "tools/bench/lists.h"
 #include "tools/bench/modes.h"
 #include "tools/bench/op.h"
+#include "tools/bench/serve.h"
 #include "tools/common/model_flags.h"
 #include "tools/common/signals.h"
 #include "tools/common/terminal.h"
@@ -45,6 +46,7 @@ int table_main(int argc, char** argv) {
   flags.usage(
       "l4-bench [-m DIR ...] [-p N,...] [-n N,...] [-pg P,N] [-d N,...]\n"
       "l4-bench decode|prefill|latency|load|op|ceilings [FLAGS]   (l4-bench decode --help says more)\n"
+      "l4-bench serve --url URL [FLAGS]\n"
       "l4-bench write-checkpoint DIR [FLAGS]");
   flags.examples(
       "l4-bench -m Llama-4-Scout-17B-16E-Instruct -p 512,8K -n 128 -d 0,32K\n"
@@ -175,9 +177,10 @@ int l4_bench_main(int argc, char** argv) {
   if (word == "op") return op_main(argc - 1, argv + 1);
   if (word == "load") return load_main(argc - 1, argv + 1);
   if (word == "write-checkpoint") return write_main(argc - 1, argv + 1);
+  if (word == "serve") return serve_main(argc - 1, argv + 1);
   if (word == "ceilings") return ceilings_main(argc - 1, argv + 1);
   if (!word.empty() && word[0] != '-')
     l4::fail(l4::ErrorKind::usage, "cannot measure ", l4::shown(word),
-             "; expected decode, prefill, latency, load, op, ceilings, write-checkpoint or flags");
+             "; expected decode, prefill, latency, load, op, ceilings, serve, write-checkpoint or flags");
   return table_main(argc, argv);
 }

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/version.h"
+#include "formats/json.h"
 #include "tools/common/completion.h"
 #include "tools/common/terminal.h"
 
@@ -28,6 +29,23 @@ void wrong_value(const std::string& expected, const std::string& found) {
 
 void check_utf8(const std::string& text) {
   if (!is_valid_utf8(text)) wrong_value("UTF-8 text", text);
+}
+
+std::vector<std::string> parse_names(const std::string& text) {
+  check_utf8(text);
+  std::vector<std::string> out;
+  if (text.starts_with('[')) {
+    const Json json = parse_json(text, "the list");
+    for (const Json& item : json.as_array()) {
+      if (!item.is_string()) wrong_value("a list of texts like [\"a\", \"b\"]", text);
+      out.push_back(item.as_string());
+    }
+  } else {
+    for (const std::string& word : split(text, ',')) out.emplace_back(trim(word));
+  }
+  for (const std::string& word : out)
+    if (word.empty()) wrong_value("names without empty ones among them", text);
+  return out;
 }
 
 namespace {
@@ -184,6 +202,23 @@ void Flags::size(const std::string& names, const std::string& help, int64_t* tar
   });
 }
 
+void Flags::config_file(const std::string& names, const std::string& help) {
+  value(names, "FILE", help, [this](const std::string& path) { read_config(path); });
+  config_flag_ = flags_.back().get();
+}
+
+void Flags::read_config(const fs::path& path) {
+  constexpr uint64_t kMaxBytes = 1 << 20;
+  config_ = parse_config(read_file(path, kMaxBytes), path.string());
+  for (const ConfigEntry& entry : config_) {
+    const Flag* flag = find("--" + entry.key);
+    if (!flag || flag->group == "Other" || flag == config_flag_)
+      fail(ErrorKind::usage, entry.where, ": there is no flag --", entry.key, " that it could set");
+    if (entry.values.size() > 1 && flag->kind != Flag::Kind::list)
+      fail(ErrorKind::usage, entry.where, ": ", entry.key, " takes one value, found ", entry.values.size());
+  }
+}
+
 // ---- reading the words ----------------------------------------------------------------------------------------------
 
 std::optional<int> Flags::parse(int argc, char** argv) {
@@ -248,7 +283,9 @@ std::optional<int> Flags::parse(int argc, char** argv) {
     return 0;
   }
   if (const auto extra = app.remaining(); !extra.empty()) unknown(extra.front());
-  for (auto& flag : flags_) apply(*flag);
+  if (config_flag_) apply(*config_flag_);
+  for (auto& flag : flags_)
+    if (flag.get() != config_flag_) apply(*flag);
   if (shell) {
     write_stdout(completion_script(*shell));
     return 0;
@@ -259,7 +296,7 @@ std::optional<int> Flags::parse(int argc, char** argv) {
 void Flags::apply(Flag& flag) {
   std::vector<std::string> values = flag.option->results();
   std::string name;
-  bool turns_off = false;  // by the variable of "!--no-x"
+  bool turns_off = false;  // by the variable or the file's line of "!--no-x"
   for (const std::string& n : flag.names)
     if (name.empty() && (flag.is_positional || is_long(n))) name = n;
   if (values.empty()) {
@@ -272,6 +309,13 @@ void Flags::apply(Flag& flag) {
       values = {given};
       name = variable;
       turns_off = flag.negated[i];
+    }
+    for (const ConfigEntry& entry : config_) {
+      const auto at = std::find(flag.names.begin(), flag.names.end(), "--" + entry.key);
+      if (!values.empty() || at == flag.names.end()) continue;
+      values = entry.values;
+      name = cat(entry.where, ": ", entry.key);
+      turns_off = flag.negated[size_t(at - flag.names.begin())];
     }
     if (values.empty()) return;
   } else if (flag.kind == Flag::Kind::count) {
@@ -294,6 +338,12 @@ bool Flags::was_given(const std::string& name) const {
   const Flag* flag = find(name);
   L4_CHECK(flag, "no flag ", name);
   return flag->given;
+}
+
+bool Flags::was_typed(const std::string& name) const {
+  const Flag* flag = find(name);
+  L4_CHECK(flag, "no flag ", name);
+  return flag->option->count() > 0;
 }
 
 const Flags::Flag* Flags::find(const std::string& name) const {

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "tools/common/config_file.h"
 
 namespace l4::tools {
 
@@ -47,13 +48,17 @@ class Flags {
   template <class T>  // integers and floats, in [low, high]
   void number(const std::string& names, const std::string& value, const std::string& help, std::optional<T>* target,
               T low, T high);
+  // A flag that names a file of flags (tools/common/config_file.h). What is in it counts where neither the command line
+  // nor a variable says something.
+  void config_file(const std::string& names, const std::string& help);
   void size(const std::string& names, const std::string& help, int64_t* target, int64_t low);  // 4096, 8K, 1M
 
   // Reads the words. An exit status when --help, --version or --completion was all that was asked; Error{usage} when
   // the command line is wrong.
   std::optional<int> parse(int argc, char** argv);
   bool knows(const std::string& name) const;
-  bool was_given(const std::string& name) const;  // on the command line or by its variable
+  bool was_given(const std::string& name) const;  // on the command line, by its variable or in the file
+  bool was_typed(const std::string& name) const;  // on the command line
 
  private:
   struct Flag;
@@ -61,6 +66,7 @@ class Flags {
   Flag& add(const std::string& names, const std::string& value, const std::string& help);
   const Flag* find(const std::string& name) const;
   void apply(Flag& flag);
+  void read_config(const fs::path& path);
   std::string help_text() const;
   std::string completion_script(const std::string& shell) const;
   [[noreturn]] void unknown(const std::string& word) const;
@@ -68,11 +74,15 @@ class Flags {
   Variables variables_;
   std::string program_, about_, usage_, examples_, group_;
   std::vector<std::unique_ptr<Flag>> flags_;
+  Flag* config_flag_ = nullptr;
+  std::vector<ConfigEntry> config_;
   std::unique_ptr<Parser> parser_;
 };
 
 // Error{usage} "expected WHAT, found VALUE": the flag's name is put before it.
 [[noreturn]] void wrong_value(const std::string& expected, const std::string& found);
 void check_utf8(const std::string& text);
+// "a,b", and vLLM's JSON: ["a", "b"]. No empty ones; wrong_value() otherwise.
+std::vector<std::string> parse_names(const std::string& text);
 
 }  // namespace l4::tools

@@ -40,8 +40,8 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
   LoadOptions& load = model.load;
   flags.group("Model");
   flags.path("-m,--model", "DIR", "folder of the checkpoint; without it, the built-in demo", &load.model_dir);
-  flags.positional("DIR", "the same", [&load](const std::string& path) {
-    if (load.model_dir.empty())
+  flags.positional("DIR", "the same", [&load, &flags](const std::string& path) {
+    if (load.model_dir.empty() || !flags.was_typed("--model"))
       load.model_dir = path;
     else if (load.model_dir != fs::path(path))
       fail(ErrorKind::usage, "two models given, ", shown(load.model_dir.string()), " and ", shown(path));
@@ -90,7 +90,8 @@ void ModelFlags::complete() {
 
 void add_log_flags(Flags& flags) {
   flags.group("Messages");
-  flags.value("--log-level", "error|warning|info|debug", "what is said on standard error (default warning)",
+  const char* usual = log_level() == LogLevel::info ? "info" : "warning";
+  flags.value("--log-level", "error|warning|info|debug", cat("what is said on standard error (default ", usual, ")"),
               [](const std::string& name) {
                 const char* const names[] = {"error", "warning", "info", "debug"};
                 const auto found = std::find(std::begin(names), std::end(names), name);
@@ -98,7 +99,9 @@ void add_log_flags(Flags& flags) {
                 set_log_level(LogLevel(found - std::begin(names)));
               });
   flags.count("-v,--verbose", "more of it; -vv: all",
-              [](int n) { set_log_level(n > 1 ? LogLevel::debug : LogLevel::info); });
+              [at = log_level()](int n) {
+                set_log_level(n > 1 || at >= LogLevel::info ? LogLevel::debug : LogLevel::info);
+              });
 }
 
 // ---- input ----------------------------------------------------------------------------------------------------------

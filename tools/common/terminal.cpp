@@ -101,6 +101,15 @@ void ProgressLine::tokens(std::string_view what, int64_t done, int64_t total) {
        cat(human_count(uint64_t(done)), " / ", human_count(uint64_t(total)), " tokens"));
 }
 
+void ProgressLine::requests(std::string_view what, int64_t done, int64_t total, int64_t done_before) {
+  if (total == 0 || !due(done == total)) return;
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
+  std::string detail = cat(human_count(uint64_t(done)), " / ", human_count(uint64_t(total)), " requests");
+  if (seconds > 2 && done > done_before)
+    detail += cat("  ", time_left(seconds * double(total - done) / double(done - done_before)));
+  draw(what, double(done) / double(total), detail);
+}
+
 void ProgressLine::draw(std::string_view what, double share, const std::string& detail) {
   constexpr int kBar = 24;
   const int filled = std::clamp(int(share * kBar), 0, kBar);

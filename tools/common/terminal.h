@@ -42,6 +42,8 @@ class ProgressLine {
 
   void bytes(std::string_view what, uint64_t done, uint64_t total);  // with a rate, and what is left
   void tokens(std::string_view what, int64_t done, int64_t total);
+  // With what is left by the speed of this run: done_before were done before it.
+  void requests(std::string_view what, int64_t done, int64_t total, int64_t done_before);
   void clear();
 
  private:
