@@ -168,8 +168,8 @@ ImageFile inspect(Bytes bytes, std::string_view source, const ImageLimits& limit
     }
     const char* readable = "only PNG, JPEG, WebP and BMP are read";
     if (other) fail(ErrorKind::unsupported, name, ": this is ", other, "; ", readable);
-    fail(ErrorKind::unsupported, name, ": unknown image format (begins with ", shown(head.substr(0, 8)), "); ",
-         readable);
+    // Without its bytes: a server's client may not know what lies in the file that it named.
+    fail(ErrorKind::unsupported, name, ": unknown image format; ", readable);
   }
   check_sides(cat(name, ": ", image_format_name(file.format)), file.height, file.width, limits);
   return file;
@@ -197,7 +197,7 @@ Image decode_stb(Bytes bytes, const std::string& what, const ImageFile& file) {
   }
   t_heap = nullptr;
   if (heap.exceeded) fail_input(what, " is damaged: it unpacks to more than its header says");
-  if (!grey && !rgb) fail_input(what, " is damaged: the decoder says ", shown(stbi_failure_reason()));
+  if (!grey && !rgb) fail_input(what, " is damaged: it cannot be decoded");
   if (height != file.height || width != file.width) fail_input(what, " is damaged: two sizes");
 
   const size_t n_pixels = size_t(file.height) * size_t(file.width);

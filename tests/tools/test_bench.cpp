@@ -351,7 +351,7 @@ TEST_CASE("l4-bench: wrong command lines are one line, status 2") {
       {{"-m", "tiny", "--synthetic", "-tp", "3"}, "--tensor-parallel-size 3"},
       {{"--routing", "best"}, "best"},
       {{"-s", "-1"}, "-s"},
-      {{"serve"}, "serve"},
+      {{"serve", "--max-concurrency", "0"}, "--max-concurrency"},
       {{"decode", "--batch", "5000"}, "--batch"},
       {{"decode", "--context", "0"}, "--context"},
       {{"decode", "--batch", "1-900", "--context", "1-900"}, "810000 combinations"},
