@@ -1,6 +1,7 @@
 // l4-run: the flags. What they set in motion is in one_shot.cpp, repl.cpp and text_tasks.cpp.
 #include "tools/common/signals.h"
 #include "tools/entry.h"
+#include "tools/run/batch_command.h"
 #include "tools/run/one_shot.h"
 #include "tools/run/options.h"
 #include "tools/run/repl.h"
@@ -52,19 +53,34 @@ void add_task_flags(Flags& flags, RunOptions& o, Tasks& tasks) {
   flags.toggle("--detokenize", "the text of --ids", &tasks.detokenize);
   flags.path("--render", "FILE", "the prompt text of a JSON object with messages, tools, ...; with --tokenize its ids",
              &o.render_file);
+  flags.path("--batch", "FILE", "answer each line's request, in OpenAI's batch format; goes on where it was stopped",
+             &o.batch_file);
+  flags.path("-o,--output", "FILE", "the answers of --batch, in its order", &o.output_file);
 }
 
 void choose_task(RunOptions& o, const Tasks& tasks) {
   using Task = RunOptions::Task;
-  const bool render = !o.render_file.empty();
-  if (tasks.list_devices + tasks.dry_run + tasks.detokenize + (tasks.tokenize || render) > 1)
+  const bool render = !o.render_file.empty(), batch = !o.batch_file.empty();
+  if (tasks.list_devices + tasks.dry_run + tasks.detokenize + (tasks.tokenize || render) + batch > 1)
     l4::fail(ErrorKind::usage,
-             "--dry-run, --list-devices, --detokenize and --tokenize or --render: one of them at a time");
+             "--dry-run, --list-devices, --batch, --detokenize and --tokenize or --render: one of them at a time");
+  if (batch) o.task = Task::batch;
   if (tasks.list_devices) o.task = Task::list_devices;
   if (tasks.dry_run) o.task = Task::dry_run;
   if (tasks.detokenize) o.task = Task::detokenize;
   if (render) o.task = Task::render;
   if (tasks.tokenize) o.task = Task::tokenize;
+}
+
+void check_batch(const RunOptions& o) {
+  if (o.batch_file.empty() != o.output_file.empty())
+    l4::fail(ErrorKind::usage, "--batch FILE and -o FILE: the requests and where their answers go, both or none");
+  if (o.batch_file.empty()) return;
+  if (o.prompt || !o.files.empty() || o.ids || o.system || o.raw || o.grammar.any() || !o.images.empty() ||
+      o.interactive || o.json || o.output_ids)
+    l4::fail(ErrorKind::usage,
+             "--batch: its requests bring their prompts: without -p, -f, --ids, --system, --raw, --image, --grammar, "
+             "--json-schema, --interactive, --json and --output-ids");
 }
 
 void check(const RunOptions& o) {
@@ -92,20 +108,30 @@ int l4_run_main(int argc, char** argv) {
       "git diff | l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'Review this change.' -f -\n"
       "l4-run -m Llama-4-Scout-17B-16E-Instruct -p 'Name a colour.' --temp 0 -n 20 --json\n"
       "l4-run -m Llama-4-Maverick-17B-128E-Instruct -tp 8 -c 1M --dry-run\n"
-      "l4-run --raw -p 'Once upon a time' --seed 7");
+      "l4-run --raw -p 'Once upon a time' --seed 7\n"
+      "l4-run -p 'A person, as JSON.' --json-schema '{\"type\": \"object\", \"properties\": {\"age\": {\"type\": "
+      "\"integer\"}}}'\n"
+      "l4-run -m Llama-4-Scout-17B-16E-Instruct --batch requests.jsonl -o answers.jsonl");
   add_prompt_flags(flags, o);
   l4::tools::add_model_flags(flags, o.model);
   l4::tools::add_sampling_flags(flags, o.sampling);
+  l4::run::add_grammar_flags(flags, o.grammar);
   add_output_flags(flags, o);
   add_task_flags(flags, o, tasks);
+  l4::tools::add_media_flags(flags, o.media);
   l4::tools::add_log_flags(flags);
   if (const std::optional<int> status = flags.parse(argc, argv)) return *status;
   o.no_stats = flags.was_given("--stats") && !o.stats;
   choose_task(o, tasks);
   check(o);
+  check_batch(o);
 
   if (o.task == RunOptions::Task::list_devices) return l4::run::run_text_task(o);
   o.model.complete();
+  if (o.task == RunOptions::Task::batch) {
+    l4::tools::install_signal_handlers();
+    return l4::run::run_batch_command(o);
+  }
   if (o.task != RunOptions::Task::chat) return l4::run::run_text_task(o);
   l4::tools::install_signal_handlers();
   const bool has_prompt = o.prompt || !o.files.empty() || o.ids;

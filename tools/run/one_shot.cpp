@@ -68,6 +68,7 @@ int run_one_shot(const RunOptions& options) {
 
   GenerationOptions generation = options.sampling.options(frontend);
   generation.show_special = options.special;
+  generation.grammar = compile_grammar(options.grammar, frontend);
   facts.model = options.model.load.model_dir.filename().string();
   facts.seed = generation.sampling.seed;
   facts.with_logprobs = generation.sampling.n_logprobs >= 0;

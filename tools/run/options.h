@@ -5,14 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "tools/common/media/media.h"
 #include "tools/common/model_flags.h"
 #include "tools/common/sampling_flags.h"
 #include "tools/common/terminal.h"
+#include "tools/run/grammar_flags.h"
 
 namespace l4::run {
 
 struct RunOptions {
-  enum class Task { chat, tokenize, detokenize, render, dry_run, list_devices };
+  enum class Task { chat, tokenize, detokenize, render, dry_run, list_devices, batch };
   Task task = Task::chat;
 
   tools::ModelFlags model;
@@ -21,6 +23,10 @@ struct RunOptions {
   std::optional<std::string> prompt, system, ids;
   std::vector<std::string> files, images;  // "-" is standard input
   fs::path render_file;
+  fs::path batch_file, output_file;
+  tools::MediaOptions media;  // of the batch
+  GrammarFlags grammar;
+  std::shared_ptr<const Grammar> compiled_grammar;  // in a chat, once the vocabulary is known
   bool interactive = false;  // chat, whatever was asked before
   bool raw = false;          // completion without a template
   bool special = false;      // special tokens by their names, in raw text and in answers

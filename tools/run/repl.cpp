@@ -223,6 +223,7 @@ void Repl::send(const std::string& text) {
 bool Repl::answer() {
   GenerationOptions generation = options_.sampling.options(frontend_);
   generation.show_special = options_.special;
+  generation.grammar = options_.compiled_grammar;
   if (options_.sampling.seed.value_or(-1) >= 0) generation.sampling.seed += uint64_t(n_regenerated_);
   Answer answer;
   tools::ProgressLine progress;
@@ -421,6 +422,7 @@ int run_repl(const RunOptions& options) {
   options.sampling.options(*frontend);  // what is wrong in it is said before the weights are loaded, as in the prompt
   tools::read_images(*frontend, options.images);
   RunOptions ready = options;
+  ready.compiled_grammar = compile_grammar(options.grammar, *frontend);
   if (options.prompt || !options.files.empty()) ready.prompt = prompt_text(options);
   ready.files.clear();
   const std::unique_ptr<Engine> engine = load_engine(options, frontend);

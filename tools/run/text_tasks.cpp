@@ -88,6 +88,7 @@ int run_text_task(const RunOptions& options) {
     case RunOptions::Task::render:
       return render(options);
     case RunOptions::Task::chat:
+    case RunOptions::Task::batch:
       break;
   }
   L4_CHECK(false);
