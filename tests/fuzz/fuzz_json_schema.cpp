@@ -1,0 +1,8 @@
+#include "tests/fuzz/grammar_walk.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  l4::fuzz::Input input(data, size);
+  l4::fuzz::walk([&] { return l4::compile_json_schema(l4::fuzz::vocab(), l4::parse_json(input.text, "schema")); },
+                 input.choices);
+  return 0;
+}
