@@ -467,7 +467,7 @@ void EngineLoop::Impl::fail_step(const ScheduledStep& step, ErrorKind kind, cons
   if (kind == ErrorKind::device) return fail_all(why);
   std::vector<Job*> lost;
   for (auto& [arrival, job] : jobs) {
-    const auto is_it = [&](const ScheduledPart& part) { return part.task == job.get(); };
+    const auto is_it = [&, task = job.get()](const ScheduledPart& part) { return part.task == task; };
     // Tiles that were not encoded may be anybody's.
     if (!step.passes.empty() || std::any_of(step.parts.begin(), step.parts.end(), is_it)) lost.push_back(job.get());
   }
