@@ -23,11 +23,6 @@ BlockPool::BlockPool(const PageCounts& n_pages, int64_t block_pages) : block_pag
     for (int64_t block = int64_t(blocks_[size_t(kind)].size()); block-- > 0;)
       free_blocks_[size_t(kind)].push_back(int32_t(block));
   }
-  if (block_pages > 0) {
-    blocks_[0].resize(size_t(n_chunked));
-    free_blocks_[0].clear();
-    for (int64_t block = n_chunked; block-- > 0;) free_blocks_[0].push_back(int32_t(block));
-  }
 }
 
 const BlockPool::Page& BlockPool::at(AttentionKind kind, int32_t page) const {
