@@ -8,6 +8,7 @@
 #include <numeric>
 #include <thread>
 
+#include "engine/decode_rows.h"
 #include "model/kv_cache.h"
 #include "model/quantization.h"
 #include "model/text_model.h"
@@ -45,8 +46,13 @@ std::vector<StepPlan> steps_to_measure(const ExecutorOptions& o) {
 
 CudaOptions cuda_options(const ModelConfig& config, const ExecutorOptions& o) {
   const int64_t table_pages = o.max_table_pages > 0 ? o.max_table_pages : o.kv_pages[0] + o.kv_pages[1];
-  return {o.max_step_rows, o.max_out_rows, table_pages, kv_page_tokens(config.text), o.cuda_graphs,
-          o.fast_kernels_only};
+  return {.max_rows = o.max_step_rows,
+          .max_out_rows = o.max_out_rows,
+          .max_table_pages = table_pages,
+          .page_tokens = kv_page_tokens(config.text),
+          .graphs = o.cuda_graphs,
+          .fast_only = o.fast_kernels_only,
+          .batch_invariant = o.batch_invariant};
 }
 
 // cuBLASLt's workspace, kernels' code, graphs, allocations rounded to 2 MB; with several ranks also NCCL's buffers.
@@ -113,7 +119,8 @@ struct Executor::Impl {
   std::vector<MemoryPlan> plans;  // of the ranks
   std::vector<Worker> workers;
   Trace trace;
-  StepPlan step;  // the one that was begun
+  StepPlan step;      // the one that was begun; on GPUs a decode step is padded
+  int64_t n_out = 0;  // of its outputs, that were asked for
   std::function<void(Worker&)> run_step;
 
   // Worker threads wait here for a job, which every one of them runs once.
@@ -298,6 +305,17 @@ struct Executor::Impl {
     return w.text->forward(w.rank(to), step, *w.kv, w.features.view);
   }
 
+  // Each rank's part of a page, and where in the whole page it begins.
+  void on_page_parts(AttentionKind kind, int32_t page,
+                     const std::function<void(Worker& w, const View& part, size_t offset)>& body) {
+    on_all_ranks([&](Worker& w) {
+      size_t offset = 0;
+      for (const Worker* before = workers.data(); before != &w; ++before)
+        offset += before->kv->page(kind, page).bytes();
+      if (const View part = w.kv->page(kind, page); part.bytes() > 0) body(w, part, offset);
+    });
+  }
+
   void begin(Worker& w) {
     w.backend->begin_step(step);
     w.kv->copy_pages(step.page_copies);
@@ -307,6 +325,10 @@ struct Executor::Impl {
     L4_CHECK(plan.n_rows() > 0 && plan.n_rows() <= options.max_step_rows, plan.n_rows());
     L4_CHECK(plan.n_out() <= options.max_out_rows, plan.n_out());
     step = plan;
+    n_out = plan.n_out();
+    // Whether it is recorded or not, so that both give the same bits.
+    if (!options.gpus.empty() && !trace.sink)
+      pad_decode_step(step, std::min(options.max_step_rows, options.max_out_rows));
     const StepShape shape(step);
     const bool prepare = workers.size() > 1 && !workers[0].backend->is_prepared(shape);
     if (prepare)
@@ -319,6 +341,22 @@ struct Executor::Impl {
       w.logits = w.backend->run_step(shape, [&] { return issue(w, traced(w)); }, bool(trace.sink));
     };
     start(run_step);
+  }
+
+  // Nothing of these steps is run, so any page will do.
+  void record_ahead() {
+    const int64_t most = std::min(options.max_step_rows, options.max_out_rows);
+    const int64_t ahead = std::min(options.rows_recorded_ahead, most);
+    for (int64_t rows = 1; rows <= ahead; ++rows) {
+      if (rows < ahead && padded_decode_rows(rows, most) != rows) continue;
+      const int64_t padded = padded_decode_rows(rows, most);
+      step = step_of(padded, padded, true);
+      for (KvPlan& kv : step.kv) kv.pages = {0};
+      on_all_ranks([&](Worker& w) {
+        begin(w);
+        w.backend->prepare(StepShape(step), [&] { return issue(w, nullptr); });
+      });
+    }
   }
 
   Worker& last() { return workers[size_t(options.topology.tp * (options.topology.pp - 1))]; }
@@ -408,6 +446,7 @@ Executor::Executor(const ModelConfig& config, const WeightSource& source, const 
     if (options.on_progress) options.on_progress(done, total);
   };
   im.on_all_ranks([&](Worker& w) { im.build(w, source, on_bytes); });
+  if (!options.gpus.empty() && options.cuda_graphs) im.record_ahead();
 }
 
 Executor::~Executor() = default;
@@ -418,7 +457,7 @@ void Executor::begin_step(const StepPlan& step) {
 
 // Choices are made here, not on the worker's thread: NaN logits are their rows' failure, not the group's.
 std::vector<ChosenRow> Executor::end_step(std::span<const SamplingRow> rows) {
-  L4_CHECK(int64_t(rows.size()) == impl_->step.n_out());
+  L4_CHECK(int64_t(rows.size()) == impl_->n_out);
   impl_->wait();
   std::vector<ChosenRow> chosen;
   if (rows.empty()) return chosen;
@@ -449,8 +488,8 @@ std::vector<float> Executor::end_step_with_logits() {
   impl_->wait();
   const StepPlan& step = impl_->step;
   Worker& w = impl_->last();
-  std::vector<float> out(size_t(step.n_out() * impl_->config.text.vocab));
-  if (!out.empty()) w.backend->download(out.data(), w.logits);
+  std::vector<float> out(size_t(impl_->n_out * impl_->config.text.vocab));
+  if (!out.empty()) w.backend->download(out.data(), w.logits.slice(0, impl_->n_out));
   const int64_t vocab = impl_->config.text.vocab;
   for (int64_t i = 0; i < int64_t(out.size()); ++i)
     if (std::isnan(out[size_t(i)]))
@@ -468,6 +507,22 @@ void Executor::encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, i
 
 int64_t Executor::page_tokens() const {
   return kv_page_tokens(impl_->config.text);
+}
+
+int64_t Executor::page_bytes(AttentionKind kind) const {
+  int64_t bytes = 0;
+  for (const Worker& w : impl_->workers) bytes += w.kv->page(kind, 0).rows();
+  return bytes;
+}
+
+void Executor::read_page(AttentionKind kind, int32_t page, std::span<std::byte> out) {
+  impl_->on_page_parts(
+      kind, page, [&](Worker& w, const View& part, size_t offset) { w.backend->download(out.data() + offset, part); });
+}
+
+void Executor::write_page(AttentionKind kind, int32_t page, std::span<const std::byte> bytes) {
+  impl_->on_page_parts(
+      kind, page, [&](Worker& w, const View& part, size_t offset) { w.backend->upload(part, bytes.data() + offset); });
 }
 
 void Executor::set_trace(TraceSink sink, std::string suffix) {

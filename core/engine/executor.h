@@ -33,6 +33,8 @@ struct ExecutorOptions {
   int64_t max_step_tiles = 0;                     // tiles encoded at once
   int64_t encoder_rows = 0;                       // rows of the encoder cache (image features waiting to be used)
   bool round_robin_experts = false;               // for measuring: see Backend
+  int64_t rows_recorded_ahead = 0;                // on GPUs: decode steps of up to so many rows, when loaded
+  bool batch_invariant = false;                   // on GPUs (CudaOptions); asks for max_step_tiles 1
   bool fast_kernels_only = false;                 // for measuring: Error{unsupported} where a GPU would use generic ones
   // From the loading threads, now and then; calls do not overlap.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;
@@ -63,6 +65,9 @@ class Executor : public StepRunner {
   std::vector<float> end_step_with_logits() override;
   void encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) override;
   int64_t page_tokens() const override;
+  int64_t page_bytes(AttentionKind kind) const override;
+  void read_page(AttentionKind kind, int32_t page, std::span<std::byte> out) override;
+  void write_page(AttentionKind kind, int32_t page, std::span<const std::byte> bytes) override;
 
   // Activations of the following steps whose names end so, from the first rank of each stage; an empty function: off.
   // Steps are not replayed meanwhile.

@@ -30,6 +30,7 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
   e.kv_dtype = kv_dtype_for(config, options.kv_dtype);
   e.gpus = options.gpus;
   e.cuda_graphs = options.cuda_graphs;
+  e.batch_invariant = options.batch_invariant;
   e.cpu_threads = options.threads;
   e.on_progress = options.on_progress;
 
@@ -44,7 +45,9 @@ LoadPlan base_plan(const LoadOptions& options, const ModelConfig& config, int64_
     l.tile_elements = v.n_channels * v.image_size * v.image_size;
     const int64_t tiles = options.max_image_tiles > 0 ? options.max_image_tiles : max_image_tiles;
     e.encoder_rows = l.encoder_rows = tiles * l.tokens_per_tile;
-    e.max_step_tiles = l.max_step_tiles = std::min(tiles, e.gpus.empty() ? kCpuStepTiles : kGpuStepTiles);
+    // The vision tower's products on GPUs are invariant in no other way.
+    const int64_t at_once = e.gpus.empty() ? kCpuStepTiles : e.batch_invariant ? 1 : kGpuStepTiles;
+    e.max_step_tiles = l.max_step_tiles = std::min(tiles, at_once);
   }
   return plan;
 }
@@ -84,6 +87,7 @@ void set_context(LoadPlan& plan, const LoadOptions& options, const ModelConfig& 
       std::min({options.max_num_seqs > 0 ? options.max_num_seqs : sequences, l.max_step_rows, l.max_out_rows});
   e.max_step_rows = l.max_step_rows;
   e.max_out_rows = l.max_out_rows;
+  e.rows_recorded_ahead = options.record_ahead ? l.max_sequences : 0;
   set_pages(plan, config, 0);
 }
 
@@ -102,10 +106,6 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
   refuse_negative("sequences", options.max_num_seqs);
   refuse_negative("drafts", options.ngram_speculation);
   if (!(options.step_limit_s >= 0)) fail(ErrorKind::usage, "a step's time limit must be 0 (none) or more seconds");
-  if (options.batch_invariant && !options.gpus.empty())
-    fail(ErrorKind::unsupported,
-         "batch-invariant results: not on GPUs, whose kernels add up in an order that follows "
-         "the number of rows; --device cpu always has them");
   refuse_negative("image tiles", options.max_image_tiles);
   refuse_negative("threads", options.threads);
   if (options.threads > kMaxThreads)

@@ -97,6 +97,13 @@ void KvCache::copy_pages(std::span<const PageCopy> copies) {
       }
 }
 
+View KvCache::page(AttentionKind kind, int32_t id) const {
+  const int64_t bytes = n_layers_of_[int(kind)] * layout_.layer_bytes;
+  for (const KvLayer& layer : layers_)
+    if (layer.kind == kind) return {static_cast<std::byte*>(layer.base) + id * layer.page_stride, DType::u8, {bytes}};
+  return {nullptr, DType::u8, {0}};
+}
+
 uint64_t KvCache::bytes() const {
   return pools_[0].bytes() + pools_[1].bytes();
 }

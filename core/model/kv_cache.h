@@ -34,6 +34,7 @@ class KvCache {
 
   KvLayer layer(int64_t index) const;  // by layer number of the whole model; one of this rank's
   void copy_pages(std::span<const PageCopy> copies);
+  View page(AttentionKind kind, int32_t id) const;  // all its bytes, [n] u8; none where no layer is of the kind
   uint64_t bytes() const;
 
  private:

@@ -119,6 +119,10 @@ struct CudaOptions {
   int64_t page_tokens = 1;
   bool graphs = true;  // record decode steps and replay them
   bool fast_only = false;  // measuring runs refuse what generic kernels would serve, Error{unsupported}
+  // What the text stages give a row has the same bits whatever other rows a step has, and wherever a prompt is cut into
+  // steps; slower. The vision tower's results depend on how many tiles are encoded at once: it is for who calls to
+  // encode one at a time.
+  bool batch_invariant = false;
 };
 // A backend without a device: only measuring runs and packed_bytes(), on any machine that has the CUDA build.
 constexpr int kNoCudaDevice = -1;

@@ -39,7 +39,8 @@ struct PageCopy {
 
 struct StepPlan {
   std::vector<int32_t> ids;        // [T] token of each row
-  std::vector<int32_t> positions;  // [T] 0-based position in its sequence (rotation, temperature)
+  std::vector<int32_t>
+      positions;  // [T] 0-based position in its sequence (rotation, temperature); -1: see decode_rows.h
   KvPlan kv[kNumAttentionKinds];   // by AttentionKind
   std::vector<ImageRow> image_rows;
   std::vector<int32_t> out_rows;   // [n_out] rows whose logits are wanted, ascending, each once

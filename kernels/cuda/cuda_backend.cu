@@ -242,7 +242,8 @@ void CudaBackend::end_block(const Args& args, const PackedWeight* router, const 
   const View y = scratch.take(args.x.dtype, {args.x.rows(), args.x.cols()});
   const bool is_part = !ctx.measuring() && args.comm->size() > 1;
   std::optional<PeerLinks> links;
-  if (is_part) links = links_for(*args.comm, y);
+  // The fused sum is for few rows; Comm's own has the same order and roundings, but nobody need rely on it.
+  if (is_part && !ctx.invariant) links = links_for(*args.comm, y);
   PeerLinks* const peers = links ? &*links : nullptr;
   const bool sent = make(ctx, y, peers);
   if (peers)
@@ -322,7 +323,7 @@ std::vector<TokenChoice> CudaBackend::sample(const View& logits, std::span<const
 // ---- vision ---------------------------------------------------------------------------------------------------------
 
 void CudaBackend::vision_embed(const VisionEmbedArgs& args) {
-  const OpContext ctx = context(args.work);
+  const OpContext ctx = tile_context(args.work);
   Scratch scratch(ctx.work);
   const int64_t n_patches = args.x.shape[0] * (args.x.shape[1] - 1);
   View patches = scratch.take(DType::bf16, {n_patches, args.patch->spec.k});
@@ -334,7 +335,7 @@ void CudaBackend::vision_embed(const VisionEmbedArgs& args) {
 }
 
 void CudaBackend::vision_qkv(const VisionQkvArgs& args) {
-  const OpContext ctx = context(args.work);
+  const OpContext ctx = tile_context(args.work);
   Scratch scratch(ctx.work);
   const int64_t n_rows = args.x.shape[0] * args.x.shape[1], d = args.x.shape[2];
   View h = scratch.take(args.x.dtype, {n_rows, d});
@@ -357,11 +358,11 @@ const float* CudaBackend::on_device(const View& host_table) {
 }
 
 void CudaBackend::vision_attention(const VisionAttentionArgs& args) {
-  tile_attention(context(args.work), args);
+  tile_attention(tile_context(args.work), args);
 }
 
 void CudaBackend::linear(const LinearArgs& args) {
-  const OpContext ctx = context(args.work);
+  const OpContext ctx = tile_context(args.work);
   Scratch scratch(ctx.work);
   View in = args.in;
   if (args.norm) {
@@ -378,7 +379,7 @@ void CudaBackend::linear(const LinearArgs& args) {
 }
 
 void CudaBackend::vision_shuffle(const VisionShuffleArgs& args) {
-  const OpContext ctx = context(args.work);
+  const OpContext ctx = tile_context(args.work);
   Scratch scratch(ctx.work);
   View normed = scratch.take(args.x.dtype, {args.x.shape[0], args.x.shape[1], args.x.shape[2]});
   layer_norm(ctx, args.x, args.norm, normed);

@@ -76,13 +76,18 @@ class CudaBackend : public Backend {
   void vision_shuffle(const VisionShuffleArgs&) override;
 
   cuda::Gpu& gpu() { return gpu_; }
+  bool is_batch_invariant() const { return options_.batch_invariant; }
   void forget_recordings() { graphs_.clear(); }
   void make_current() const;  // gpu() is this thread's device from here on; what is issued next need not be a stage
 
  private:
-  cuda::OpContext context(Arena* work) { return {gpu_, *work, std::exchange(published_, nullptr)}; }
+  cuda::OpContext context(Arena* work) {
+    return {gpu_, *work, std::exchange(published_, nullptr), options_.batch_invariant};
+  }
+  cuda::OpContext tile_context(Arena* work) { return {gpu_, *work, std::exchange(published_, nullptr)}; }
   template <class Args, class Make>
   void end_block(const Args& args, const PackedWeight* router, const Route& route, const Make& make);
+  std::string linear_kernel_of(const PackedWeight& w, const View& x) const;
   const float* on_device(const View& host_table);
   cuda::WeightLoader& loader();
   template <class Args>

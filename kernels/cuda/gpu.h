@@ -13,7 +13,8 @@ namespace l4::cuda {
 struct DeviceKvPlan {
   const KvSpan* spans = nullptr;    // [n_spans]
   const int32_t* pages = nullptr;   // page tables of all spans
-  const int32_t* slots = nullptr;   // [T] where row t's key and value go: page * page_tokens + index in the page
+  const int32_t* slots =
+      nullptr;  // [T] where row t's key and value go: page * page_tokens + index in the page; -1: nowhere
   int32_t n_spans = 0;              // host values, the same for every replay of a graph
   int32_t max_rows = 0;             // rows of the longest span; 1: a pure decode step
 };
@@ -58,6 +59,8 @@ struct OpContext {
   // The rows that the kernel issued last before this stage writes, if it says in gpu.rows_ready which are there (norm.cu):
   // the first kernel of a stage may read them without waiting for that one's end.
   const void* published = nullptr;
+  // A row's bits must not depend on how many rows there are, nor on theirs (matmul/dispatch.h, attention/choose.h).
+  bool invariant = false;
   bool measuring() const { return work.measuring(); }
 };
 

@@ -71,26 +71,23 @@ std::vector<double> CudaBackend::time_runs(const std::function<void()>& issue, i
   return cuda::time_runs(gpu_.stream, n_runs, [&] { recording.replay(); });
 }
 
-namespace {
-std::string linear_kernel_of(const PackedWeight& w, const View& x) {
-  return linear_kernel_name(w.spec, x.dtype, x.elements() / w.spec.k);
+std::string CudaBackend::linear_kernel_of(const PackedWeight& w, const View& x) const {
+  return linear_kernel_name(w.spec, x.dtype, x.elements() / w.spec.k, options_.batch_invariant);
 }
-}  // namespace
-
 std::string CudaBackend::kernel_of(const QkvArgs& args) const {
   return linear_kernel_of(*args.w, args.h);
 }
 std::string CudaBackend::kernel_of(const AttentionArgs& args) const {
-  return choose_attention(attention_shape(args), args.step->of(args.kv.kind).spans).str();
+  return choose_attention(attention_shape(args), args.step->of(args.kv.kind).spans, options_.batch_invariant).str();
 }
 std::string CudaBackend::kernel_of(const AttnOutArgs& args) const {
   return linear_kernel_of(*args.w, args.attn);
 }
 std::string CudaBackend::kernel_of(const FfnUpArgs& args) const {
-  return ffn_kernel_name(args);
+  return ffn_kernel_name(args, options_.batch_invariant);
 }
 std::string CudaBackend::kernel_of(const FfnDownArgs& args) const {
-  return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.x.rows()));
+  return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.x.rows(), options_.batch_invariant));
 }
 std::string CudaBackend::kernel_of(const HeadArgs& args) const {
   return linear_kernel_of(*args.w, args.h);

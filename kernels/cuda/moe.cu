@@ -80,7 +80,7 @@ void route_rows(const OpContext& ctx, const View& logits, const Route& route) {
             .block = kRouteThreads,
             .stream = ctx.gpu.stream,
             .programmatic = true},
-           route_rows_kernel<A>, data<A>(logits), n_rows, routing(route, n_rows, logits.cols()));
+           route_rows_kernel<A>, data<A>(logits), n_rows, routing(route, n_rows, logits.cols(), ctx.gpu.step));
   });
 }
 

@@ -377,7 +377,8 @@ bool add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
   const DType stored = router && router->spec.format == WeightFormat::f32 ? DType::f32 : DType::bf16;
   // Many rows, or a router of another type than the activations: a matrix product like others.
   constexpr int64_t kMaxFused = 4096;  // logits; 42 MB of router, from the L2 cache
-  const bool fused = n_rows * n_experts <= kMaxFused && (!router || stored == x.dtype);
+  const bool few = ctx.invariant || n_rows * n_experts <= kMaxFused;
+  const bool fused = few && (!router || stored == x.dtype);
   const bool publishes = fused && n_rows <= Gpu::kPublishedRows && !ctx.measuring();
   Scratch scratch(ctx.work);
   View logits = scratch.take(fused ? DType::f32 : x.dtype, {n_rows, n_experts}), weight;
@@ -386,7 +387,7 @@ bool add_residual_norm_route(const OpContext& ctx, const View& y, const View& x,
   if (!ctx.measuring())
     with_pieces(x.dtype, d, {y, x, norm_weight, h, weight}, [&](auto a, auto n) {
       using A = decltype(a);
-      const Routing to = router && fused ? routing(route, n_rows, n_experts) : Routing{};
+      const Routing to = router && fused ? routing(route, n_rows, n_experts, ctx.gpu.step) : Routing{};
       int64_t blocks = 1;  // a row
       const int64_t most = peers ? most_exchange_blocks(ctx.gpu.n_sms) : ctx.gpu.n_sms;
       while (to.n_experts > 0 && n_experts % (2 * blocks) == 0 && 2 * blocks * n_rows <= most) blocks *= 2;

@@ -4,7 +4,8 @@
 // and pointers are device memory unless said otherwise. Everything is issued to ctx.gpu.stream: no operation allocates,
 // waits, or reads the device's memory on the host, so a step can be recorded as a graph.
 //
-// Float32 sums are in an order that depends on shapes alone, never on timing: the same step gives the same bits.
+// Float32 sums are in an order that depends on shapes alone, never on timing: the same step gives the same bits. Where
+// ctx.invariant asks for it, not on the number of rows either: the same row gives the same bits in any step.
 #pragma once
 
 #include <functional>
@@ -49,8 +50,8 @@ bool linear(const OpContext&, const View& x, const PackedWeight& w, const View& 
 void ffn_up(const OpContext&, const FfnUpArgs&);
 bool ffn_down(const OpContext&, const FfnDownArgs&, const View& y, const PeerLinks* peers = nullptr);
 // What serves them (matmul/dispatch.h): "generic", which nobody should time, "small_m", "cublaslt", "grouped", "int4", ...
-const char* linear_kernel_name(const LinearSpec&, DType x, int64_t n_rows);
-const char* ffn_kernel_name(const FfnUpArgs&);
+const char* linear_kernel_name(const LinearSpec&, DType x, int64_t n_rows, bool invariant = false);
+const char* ffn_kernel_name(const FfnUpArgs&, bool invariant = false);
 
 // ---- pack.cu --------------------------------------------------------------------------------------------------------
 

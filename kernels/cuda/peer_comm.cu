@@ -125,9 +125,10 @@ struct Group {
 
 class PeerComm : public Comm {
  public:
-  PeerComm(std::shared_ptr<Group> group, int rank, std::unique_ptr<Comm> large)
+  PeerComm(std::shared_ptr<Group> group, int rank, std::unique_ptr<Comm> large, bool own_sums)
       : group_(std::move(group)),
         large_(std::move(large)),
+        own_sums_(own_sums),
         gpu_(*group_->gpus[size_t(rank)]),
         links_(group_->links(rank)) {}
   ~PeerComm() override {
@@ -140,7 +141,7 @@ class PeerComm : public Comm {
   const Gpu& gpu() const { return gpu_; }
 
   void all_reduce_sum(const View& data) override {
-    if (large_ && !is_small(data)) return large_->all_reduce_sum(data);
+    if (large_ && !own_sums_ && !is_small(data)) return large_->all_reduce_sum(data);
     with_activation(data.dtype, [&](auto a) {
       using A = decltype(a);
       in_pieces(data.bytes(), {data}, [&]<class Word>(Word, int64_t first, int64_t n) {
@@ -201,6 +202,7 @@ class PeerComm : public Comm {
 
   const std::shared_ptr<Group> group_;
   const std::unique_ptr<Comm> large_;
+  const bool own_sums_;
   Gpu& gpu_;
   const PeerLinks links_;
 };
@@ -220,12 +222,12 @@ bool are_peers(std::span<Gpu* const> gpus) {
 }
 
 std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus,
-                                                   std::vector<std::unique_ptr<Comm>> large) {
+                                                   std::vector<std::unique_ptr<Comm>> large, bool own_sums) {
   auto group = std::make_shared<Group>(gpus);
   large.resize(gpus.size());
   std::vector<std::unique_ptr<Comm>> comms;
   for (size_t rank = 0; rank < gpus.size(); ++rank)
-    comms.push_back(std::make_unique<PeerComm>(group, int(rank), std::move(large[rank])));
+    comms.push_back(std::make_unique<PeerComm>(group, int(rank), std::move(large[rank]), own_sums));
   return comms;
 }
 

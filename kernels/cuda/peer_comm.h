@@ -21,9 +21,9 @@ namespace l4::cuda {
 bool are_peers(std::span<Gpu* const> gpus);
 
 // One comm a GPU. `large[rank]` takes what is not small; without them everything goes in pieces through here, and what
-// is neither a sum nor a gather is Error{device}.
-std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus,
-                                                   std::vector<std::unique_ptr<Comm>> large);
+// is neither a sum nor a gather is Error{device}. own_sums: sums of any size go through here.
+std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus, std::vector<std::unique_ptr<Comm>> large,
+                                                   bool own_sums = false);
 
 // For kernels that sum as part of another operation: the links, where `comm` has them and the rank's part is a small
 // one of bfloat16 in pieces of 16 bytes, in no more rows than there may be blocks.

@@ -149,6 +149,7 @@ __global__ void __launch_bounds__(kThreads) finish_qkv_kernel(const A* qkv, A* q
         if (at(s) < p.hd) store(q + (row * p.n_heads + head) * p.hd + at(s), v[s]);
       continue;
     }
+    if (slot < 0) continue;  // nobody's row
     const int64_t entry = int64_t(head - p.n_heads - (is_v ? p.n_kv : 0)) * p.page_tokens + in_page;
     C* to = reinterpret_cast<C*>(page + (is_v ? p.v_offset : p.k_offset)) + entry * p.hd;
 #pragma unroll

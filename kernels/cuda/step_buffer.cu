@@ -76,7 +76,8 @@ size_t write_step(const StepPlan& plan, int64_t page_tokens, std::byte* host, co
       for (int32_t r = 0; r < span.n_rows; ++r) {
         const int64_t index = int64_t(span.past) + r;
         const int64_t page = from.pages[size_t(span.table + index / page_tokens)];
-        slots[span.row + r] = int32_t(page * page_tokens + index % page_tokens);
+        const bool is_nobodys = plan.positions[size_t(span.row + r)] < 0;
+        slots[span.row + r] = is_nobodys ? -1 : int32_t(page * page_tokens + index % page_tokens);
       }
       span.table += table_begin;
       spans[i] = span;

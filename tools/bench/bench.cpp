@@ -7,13 +7,17 @@
 #include "l4/load_plan.h"
 #include "ops/cuda_devices.h"
 #include "tools/bench/lists.h"
-#include "tools/bench/statistics.h"
 #include "tools/common/model_flags.h"
+#include "tools/common/statistics.h"
 #include "tools/common/terminal.h"
 
 namespace l4::bench {
 
 using tools::Flags;
+using tools::mean;
+using tools::median;
+using tools::percentile;
+using tools::standard_deviation;
 
 // ---- flags ----------------------------------------------------------------------------------------------------------
 
@@ -27,6 +31,8 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
     if (name != "router" && name != "uniform") tools::wrong_value("router or uniform", name);
     o.round_robin_experts = name == "uniform";
   });
+  flags.toggle("--batch-invariant", "GPUs: the kernels whose results do not depend on the number of rows",
+               &o.batch_invariant);
   flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
               [&o](const std::string& name) { o.device = parse_device(name); });
   tools::add_type_flags(flags, {&o.dtype, &o.kv_dtype, &o.quantize.attention, &o.quantize.head});
@@ -197,6 +203,7 @@ std::unique_ptr<Backend> Bench::make_backend(std::span<const StepPlan> steps, in
     for (const KvPlan& kv : step.kv) n_pages += int64_t(kv.pages.size());
     o.max_table_pages = std::max(o.max_table_pages, n_pages);
   }
+  o.batch_invariant = options_.batch_invariant;
   return make_cuda_backend(gpus_[0], o);
 }
 
@@ -229,6 +236,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   e.quantize = options_.quantize;
   e.cpu_threads = options_.threads.value_or(0);
   e.round_robin_experts = options_.round_robin_experts;
+  e.batch_invariant = options_.batch_invariant;
   e.fast_kernels_only = true;
   sizes.seed = options_.synthetic.seed;
   tools::ProgressLine progress;
@@ -327,6 +335,7 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"flops_per_s", r.cost.flops / seconds},
       {"limit_share", r.cost.limit_seconds / seconds},
       {"routing", e.round_robin_experts ? "uniform" : "router"},
+      {"batch_invariant", e.batch_invariant},
       {"n_experts", text.n_experts},
       {"experts_hit", r.cost.experts},
       {"peak_memory", int64_t(session.peak_bytes())},

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <chrono>
 
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
 
 namespace l4::bench {
+
+using tools::median;
+using tools::percentile;
 
 namespace {
 

@@ -12,9 +12,13 @@
 #include "quant/fp8.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/stages.h"
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
 
 namespace l4::bench {
+
+using tools::mean;
+using tools::median;
+using tools::standard_deviation;
 
 namespace {
 
@@ -354,6 +358,7 @@ void measure(Bench& bench, Backend& backend, const BenchModel& model, const OpOp
         {"prompt", c.prompt},
         {"n_layers", int64_t(calls.size())},
         {"routing", o.common.round_robin_experts ? "uniform" : "router"},
+        {"batch_invariant", o.common.batch_invariant},
         {"experts_hit", experts},
         {"avg_ns", mean(seconds) * 1e9},
         {"stddev_ns", standard_deviation(seconds) * 1e9},

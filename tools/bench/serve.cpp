@@ -10,7 +10,7 @@
 #include "tools/bench/environment.h"
 #include "tools/bench/serve_load.h"
 #include "tools/bench/serve_plots.h"
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
 #include "tools/common/terminal.h"
 
 namespace l4::bench {
@@ -18,34 +18,12 @@ namespace l4::bench {
 using tools::HttpAnswer;
 using tools::HttpCall;
 using tools::HttpClient;
+using tools::median;
+using tools::percentile;
 
 namespace {
 
 // ---- the endpoint ---------------------------------------------------------------------------------------------------
-
-tools::HttpClientOptions client_options(const ServeOptions& o) {
-  tools::HttpClientOptions c;
-  c.base = tools::parse_url(o.url);
-  if (c.base.path.ends_with("/v1")) c.base.path.resize(c.base.path.size() - 3);  // as OpenAI's clients are told
-  if (o.api_key) c.headers.emplace_back("Authorization", "Bearer " + *o.api_key);
-  c.verify_tls = !o.insecure;
-  c.silence_timeout_s = o.timeout_s;
-  return c;
-}
-
-std::string first_model(HttpClient& client, const ServeOptions& o) {
-  HttpCall call;
-  call.method = "GET";
-  call.path = "/v1/models";
-  const HttpAnswer answer = client.ask(std::move(call));
-  if (!answer.ok())
-    fail(ErrorKind::io, "cannot ask for the model's name: ", answer.problem(), "; --model NAME says it");
-  const std::string source = o.url + "/v1/models";
-  const Json json = parse_json(answer.body, source);
-  if (const Json* data = json.find("data"); data && data->is_array() && !data->as_array().empty())
-    if (const Json* id = data->as_array()[0].find("id"); id && id->is_string()) return id->as_string();
-  fail_input(source, ": no model in it; --model NAME says it");
-}
 
 // vLLM's and ours: {"model", "prompt"} -> {"count", "tokens"}.
 std::optional<int64_t> count_of(const HttpAnswer& answer) {
@@ -218,8 +196,8 @@ void run_serve(const ServeOptions& o) {
   check_writable(o.result_path);
   check_writable(o.plot_path);
   tools::raise_descriptor_limit();
-  HttpClient client(client_options(o));
-  const std::string model = o.model ? *o.model : first_model(client, o);
+  HttpClient client(o.endpoint.client_options());
+  const std::string model = o.model ? *o.model : tools::first_model(tools::ask_models(client), o.endpoint.url);
   TokenCounter counter(client, model);
   const CountTokens count = [&](const std::vector<std::string>& texts) { return counter(texts); };
 
@@ -287,7 +265,7 @@ void run_serve(const ServeOptions& o) {
     write_file_atomic(path, dump_json(several ? results : results.as_array()[0], JsonStyle::python, 2) + "\n");
   }
   if (!o.plot_path.empty()) {
-    const std::string subtitle = cat(model, " at ", o.url, ", ", utc_now().substr(0, 10));
+    const std::string subtitle = cat(model, " at ", o.endpoint.url, ", ", utc_now().substr(0, 10));
     write_file_atomic(o.plot_path,
                       to_svg(several ? plot_over_concurrency(sweep, subtitle) : plot_over_time(last, subtitle)));
   }

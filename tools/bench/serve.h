@@ -8,20 +8,17 @@
 #include "tools/bench/report.h"
 #include "tools/bench/serve_dataset.h"
 #include "tools/bench/serve_metrics.h"
-#include "tools/common/http_client.h"
+#include "tools/common/openai_endpoint.h"
 
 namespace l4::bench {
 
 enum class DatasetKind { random, jsonl, sharegpt };
 
 struct ServeOptions {
-  std::string url = "http://127.0.0.1:8000";
+  tools::EndpointFlags endpoint{.url = "http://127.0.0.1:8000"};
   bool chat = false;                 // else completions
   std::optional<std::string> model;  // else the first of /v1/models
-  std::optional<std::string> api_key;
-  bool insecure = false;
-  double timeout_s = 600;  // silence of an answer
-  Json extra_body;         // an object: fields of every request
+  Json extra_body;                   // an object: fields of every request
 
   DatasetKind dataset = DatasetKind::random;
   fs::path dataset_path;

@@ -1,5 +1,3 @@
-#include <cstdlib>
-
 #include "base/error.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/lists.h"
@@ -24,10 +22,7 @@ double parse_number(const std::string& text, double low, double high, const char
 
 void add_endpoint_flags(Flags& flags, ServeOptions& o) {
   flags.group("Endpoint");
-  flags.value("--url,--base-url", "URL", "where it is (default http://127.0.0.1:8000)", [&o](const std::string& text) {
-    tools::parse_url(text);
-    o.url = text;
-  });
+  tools::add_endpoint_flags(flags, o.endpoint, "where it is (default http://127.0.0.1:8000)");
   flags.value("--endpoint", "completions|chat", "which route is asked (default completions)",
               [&o](const std::string& name) {
                 if (name == "chat" || name == "/v1/chat/completions")
@@ -38,10 +33,6 @@ void add_endpoint_flags(Flags& flags, ServeOptions& o) {
                   wrong_value("chat or completions", name);
               });
   flags.text("-m,--model", "NAME", "the model's name there (default: the first of /v1/models)", &o.model);
-  flags.text("--api-key", "KEY", "sent as a bearer token (default: $OPENAI_API_KEY)", &o.api_key);
-  flags.toggle("--insecure", "accept any TLS certificate", &o.insecure);
-  flags.value("--timeout", "SECONDS", "a request fails after such a silence (default 600)",
-              [&o](const std::string& text) { o.timeout_s = parse_number(text, 0.001, 1e6, "seconds above 0"); });
   flags.value("--extra-body", "JSON", "fields of every request, like '{\"top_p\": 0.9}'",
               [&o](const std::string& text) {
                 o.extra_body = parse_json(text, "JSON");
@@ -180,7 +171,6 @@ int serve_main(int argc, char** argv) {
     fail(ErrorKind::usage, "--dataset-path: expected the data set's file");
   if (o.dataset == DatasetKind::random && !o.dataset_path.empty())
     fail(ErrorKind::usage, "--dataset-path: random prompts come from no file; --dataset-name custom or sharegpt");
-  if (const char* key = std::getenv("OPENAI_API_KEY"); key && *key && !o.api_key) o.api_key = key;
   tools::install_signal_handlers();
   const tools::EndAtInterrupt end_at_interrupt;
   run_serve(o);

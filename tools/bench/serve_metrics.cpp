@@ -5,9 +5,14 @@
 
 #include "base/error.h"
 #include "tools/bench/bench.h"
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
 
 namespace l4::bench {
+
+using tools::mean;
+using tools::median;
+using tools::percentile;
+using tools::standard_deviation;
 
 const char* latency_name(Latency what) {
   switch (what) {

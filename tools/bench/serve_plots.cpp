@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
+
 
 namespace l4::bench {
 
+using tools::percentile;
 using tools::Plot;
 using tools::PlotPanel;
 using tools::PlotSeries;

@@ -6,7 +6,7 @@ namespace l4::cuda {
 
 void paged_attention(const OpContext& ctx, const AttentionArgs& args) {
   const AttentionShape shape = attention_shape(args);
-  const AttentionKernels kernels = choose_attention(shape, args.step->of(args.kv.kind).spans);
+  const AttentionKernels kernels = choose_attention(shape, args.step->of(args.kv.kind).spans, ctx.invariant);
   if (kernels.generic) return generic_paged_attention(ctx, args);
   decode_attention(ctx, args, kernels.decode);
   prefill_attention(ctx, args, kernels.prefill);

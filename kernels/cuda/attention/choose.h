@@ -4,6 +4,10 @@
 //   decode   split-KV over all SMs, for the rows of short spans; reads a span's keys once a row
 //   prefill  wgmma, 128 rows of a span and a head at a time, for long spans
 // decode and prefill both run in a step that has both kinds of spans; each leaves the other's alone.
+//
+// Invariant (OpContext): decode's splits follow the lengths of all rows, so every span is prefill's, where a row's bits
+// depend on its own keys alone: key tiles are pages, counted from the span's first key, and a tile of keys that a row
+// does not see leaves its sums as they were. Of a span of one row a block has one row of 128 to do.
 #pragma once
 
 #include <span>
@@ -52,13 +56,19 @@ struct AttentionKernels {
   }
 };
 
-inline AttentionKernels choose_attention(const AttentionShape& shape, std::span<const KvSpan> spans) {
+// Spans of more rows are prefill's.
+constexpr int32_t most_decode_rows(bool invariant) {
+  return invariant ? 0 : kDecodeRows;
+}
+inline AttentionKernels choose_attention(const AttentionShape& shape, std::span<const KvSpan> spans,
+                                         bool invariant = false) {
   AttentionKernels kernels;
   if (!has_fast_attention(shape)) {
     kernels.generic = true;
     return kernels;
   }
-  for (const KvSpan& span : spans) (span.n_rows <= kDecodeRows ? kernels.decode : kernels.prefill) = true;
+  for (const KvSpan& span : spans)
+    (span.n_rows <= most_decode_rows(invariant) ? kernels.decode : kernels.prefill) = true;
   return kernels;
 }
 

@@ -43,7 +43,7 @@ inline PagedKv paged_kv(const KvLayer& kv, const DeviceKvPlan& plan) {
 void generic_paged_attention(const OpContext&, const AttentionArgs&);
 void generic_tile_attention(const OpContext&, const VisionAttentionArgs&);
 
-// decode.cu, prefill.cu: the rows of spans of at most, or of more than, kDecodeRows rows; `run` false takes scratch
+// decode.cu, prefill.cu: the rows of spans of at most, or of more than, most_decode_rows(); `run` false takes scratch
 // only, the same for every plan of so many rows.
 void decode_attention(const OpContext&, const AttentionArgs&, bool run);
 void prefill_attention(const OpContext&, const AttentionArgs&, bool run);

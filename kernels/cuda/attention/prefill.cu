@@ -1,7 +1,7 @@
 // Attention of long spans over paged keys on Hopper's warpgroup matrix instructions: bfloat16 over bfloat16 or FP8,
 // head_dim 128, pages of 128.
 //
-// Contract: paged_attention for the spans of more than kDecodeRows rows. Flops: 4 * 128 a (query head, key seen); a
+// Contract: paged_attention for the spans of more than most_decode_rows(). Flops: 4 * 128 a (query head, key seen); a
 // span of 8192 rows and 40 heads without a past: 0.69 TFLOP. The tile on the diagonal is computed whole: 1.5 % more at
 // 8192.
 //
@@ -109,32 +109,30 @@ enum : int { kTurn = 1 /* + warpgroup */, kZeroed = kTurn + kConsumers, kExpande
 
 // ---- the order of tiles ---------------------------------------------------------------------------------------------
 
-__host__ __device__ inline bool is_prefilled(const KvSpan& span) {
-  return span.n_rows > kDecodeRows;
-}
-__host__ __device__ inline int32_t tiles_of(const KvSpan& span) {
-  return is_prefilled(span) ? (span.n_rows + kRows - 1) / kRows : 0;
+// least: rows of the shortest span that is ours.
+__host__ __device__ inline int32_t tiles_of(const KvSpan& span, int32_t least) {
+  return span.n_rows >= least ? (span.n_rows + kRows - 1) / kRows : 0;
 }
 // Key tiles that the query tile `tile` of a span sees.
 __device__ inline int32_t key_tiles(const KvSpan& span, int32_t tile) {
   return (span.past + min((tile + 1) * kRows, span.n_rows) + kKeys - 1) / kKeys;
 }
 // How many of a span's tiles see at least n key tiles. All but the last tile see one more than the one before.
-__device__ inline int32_t tiles_with(const KvSpan& span, int32_t n) {
-  const int32_t n_tiles = tiles_of(span);
+__device__ inline int32_t tiles_with(const KvSpan& span, int32_t least, int32_t n) {
+  const int32_t n_tiles = tiles_of(span, least);
   if (n_tiles == 0) return 0;
   const int32_t below = min(max(n - key_tiles(span, 0), 0), n_tiles - 1);  // of all but the last
   return n_tiles - 1 - below + (key_tiles(span, n_tiles - 1) >= n);
 }
 
 // Block i ranks the tiles of span i among all: by key tiles, then by span, then by tile.
-__global__ void order_tiles(PagedKv kv, QueryTile* tiles) {
+__global__ void order_tiles(PagedKv kv, int32_t least, QueryTile* tiles) {
   const KvSpan span = kv.spans[blockIdx.x];
-  const int32_t n_tiles = tiles_of(span);
+  const int32_t n_tiles = tiles_of(span, least);
   for (int32_t tile = int32_t(threadIdx.x); tile < n_tiles; tile += int32_t(blockDim.x)) {
     const int32_t n = key_tiles(span, tile);
     int32_t rank = 0;
-    for (int32_t i = 0; i < kv.n_spans; ++i) rank += tiles_with(kv.spans[i], i < int32_t(blockIdx.x) ? n : n + 1);
+    for (int32_t i = 0; i < kv.n_spans; ++i) rank += tiles_with(kv.spans[i], least, i < int32_t(blockIdx.x) ? n : n + 1);
     // Of the same span only the last tile can see as many as the one before it.
     if (tile > 0 && key_tiles(span, tile - 1) == n) ++rank;
     const int32_t first = tile * kRows;
@@ -564,9 +562,10 @@ void prefill_attention(const OpContext& ctx, const AttentionArgs& args, bool run
 
   const PagedKv kv = paged_kv(args.kv, ctx.gpu.step.of(args.kv.kind));
   const int64_t n_heads = args.q.shape[1];
+  const int32_t least = most_decode_rows(ctx.invariant) + 1;
   int64_t n_tiles = 0;
-  for (const KvSpan& span : args.step->of(args.kv.kind).spans) n_tiles += tiles_of(span);
-  launch({.grid = dim3(unsigned(kv.n_spans)), .block = 128, .stream = ctx.gpu.stream}, order_tiles, kv, tiles);
+  for (const KvSpan& span : args.step->of(args.kv.kind).spans) n_tiles += tiles_of(span, least);
+  launch({.grid = dim3(unsigned(kv.n_spans)), .block = 128, .stream = ctx.gpu.stream}, order_tiles, kv, least, tiles);
 
   // q [T, H, 128] as {64, T, halves, H}: a box is [half][128 rows][64].
   const int64_t row_bytes = n_heads * kHd * 2;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/device/math.h"
+#include "kernels/cuda/gpu.h"
 #include "ops/op_args.h"
 
 namespace l4::cuda {
@@ -11,10 +12,12 @@ struct Routing {
   int n_experts = 0, top_k = 0;
   int32_t* expert = nullptr;  // [T, top_k]
   float* score = nullptr;     // [T, top_k]
+  const int32_t* positions = nullptr;  // [T] or null; below 0: nobody's row (StepPlan), which goes to no expert: -1
 };
-inline Routing routing(const Route& route, int64_t n_rows, int64_t n_experts) {
+inline Routing routing(const Route& route, int64_t n_rows, int64_t n_experts, const DeviceStep& step) {
   L4_CHECK(route.top_k >= 1 && route.top_k <= n_experts && route.expert.elements() == n_rows * route.top_k);
-  return {int(n_experts), int(route.top_k), route.expert.i32(), route.score.f32()};
+  return {int(n_experts), int(route.top_k), route.expert.i32(), route.score.f32(),
+          step.n_rows == n_rows ? step.positions : nullptr};
 }
 
 // logits [n_experts]: the row's, A's values, as A or as float. NaN counts as the least, so that the choices are
@@ -22,6 +25,10 @@ inline Routing routing(const Route& route, int64_t n_rows, int64_t n_experts) {
 template <class A, class Logit>
 __device__ inline void route_row(const Logit* logits, int64_t row, const Routing& to) {
   const int lane = int(threadIdx.x % 32);
+  if (to.positions && to.positions[row] < 0) {
+    for (int64_t k = lane; k < to.top_k; k += 32) to.expert[row * to.top_k + k] = -1, to.score[row * to.top_k + k] = 0;
+    return;
+  }
   float last = INFINITY;  // the previous choice: what comes after it in the order (logit descending, index ascending)
   int last_expert = -1;
   for (int k = 0; k < to.top_k; ++k) {

@@ -7,7 +7,7 @@
 #include "kernels/cuda/device/piece.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul/cublas.h"
-#include "kernels/cuda/matmul/dequantize.h"
+#include "kernels/cuda/matmul/grouped.h"
 #include "kernels/cuda/matmul/int4_codes.h"
 #include "kernels/cuda/ptx/pdl.h"
 #include "kernels/cuda/weight_layout.h"
@@ -118,7 +118,8 @@ PackedWeight dequantize(const OpContext& ctx, const PackedWeight& w, int64_t fir
 void dequantized_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
   Scratch scratch(ctx.work);
   bf16* to = scratch.take_array<bf16>(w.spec.n * w.spec.k);
-  cublas_linear(ctx, x, dequantize(ctx, w, 0, 1, to), y, round_to);
+  const PackedWeight plain = dequantize(ctx, w, 0, 1, to);
+  ctx.invariant ? grouped_linear(ctx, x, plain, y, round_to) : cublas_linear(ctx, x, plain, y, round_to);
 }
 
 }  // namespace l4::cuda

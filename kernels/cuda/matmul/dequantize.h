@@ -63,7 +63,7 @@ void with_plain_weights(Scratch& scratch, const OpContext& ctx, const PackedWeig
   }
 }
 
-// linear() with such weights: a pass over them, then cuBLASLt.
+// linear() with such weights: a pass over them, then cuBLASLt; invariant: grouped_linear().
 void dequantized_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
 
 }  // namespace l4::cuda

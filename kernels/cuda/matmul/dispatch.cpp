@@ -34,10 +34,15 @@ bool is_fp8(const LinearSpec& spec) {
   return spec.format == WeightFormat::fp8 && spec.input != InputFormat::as_is && spec.k % kCodesTogether == 0;
 }
 // What small_m does not take.
-MatmulKernel quantized_linear_kernel(const LinearSpec& spec, int64_t n_rows) {
+MatmulKernel quantized_linear_kernel(const LinearSpec& spec, bool few_rows) {
   if (is_fp8(spec) && spec.n % kGateBlock == 0 && !spec.bias) return MatmulKernel::fp8;
-  if (has_int4_kernel(spec) && spec.n % 2 == 0 && !spec.bias && n_rows <= kInt4LinearRows) return MatmulKernel::int4;
+  if (has_int4_kernel(spec) && spec.n % 2 == 0 && !spec.bias && few_rows) return MatmulKernel::int4;
   return is_dequantizable(spec) ? MatmulKernel::dequantized : MatmulKernel::generic;
+}
+MatmulKernel invariant_linear_kernel(const LinearSpec& spec) {
+  if (spec.bias || spec.n % 2 != 0 || spec.k % kLoad != 0) return MatmulKernel::generic;
+  if (is_bf16(spec)) return MatmulKernel::grouped;
+  return is_quantized(spec.format) ? quantized_linear_kernel(spec, true) : MatmulKernel::generic;
 }
 void note_quantized(FfnShape& s, DType a, const PackedWeight* shared, const PackedWeight* experts) {
   // k of the other half is looked at as well: both halves are to come to the same answer.
@@ -80,11 +85,12 @@ bool have_same_order(const std::string& up, const std::string& down) {
   return up == down || (by_expert(up) && by_expert(down));
 }
 
-MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows) {
+MatmulKernel linear_kernel(const LinearSpec& spec, DType x, int64_t n_rows, bool invariant) {
   if (x != DType::bf16) return MatmulKernel::generic;
+  if (invariant) return invariant_linear_kernel(spec);
   const int64_t slab = small_m_slab(spec);
   if (n_rows <= kSmallM && slab > 0 && spec.k % slab == 0) return MatmulKernel::small_m;
-  if (is_quantized(spec.format)) return quantized_linear_kernel(spec, n_rows);
+  if (is_quantized(spec.format)) return quantized_linear_kernel(spec, n_rows <= kInt4LinearRows);
   const bool more = n_rows > kSmallM && is_bf16(spec) && spec.k % 2 == 0;  // vision's patches have k 588
   return more ? MatmulKernel::cublaslt : MatmulKernel::generic;
 }
@@ -117,20 +123,20 @@ FfnShape ffn_shape(const FfnDownArgs& args) {
   return s;
 }
 
-MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows) {
+MatmulKernel ffn_kernel(const FfnShape& s, int64_t n_rows, bool invariant) {
   if (s.bias || s.d % kLoad != 0 || s.f_shared % kGateBlock != 0 || s.f_experts % kGateBlock != 0)
     return MatmulKernel::generic;
   const bool slabs = s.slab > 0 && s.d % s.slab == 0 && s.f_shared % s.slab == 0 && s.f_experts % s.slab == 0;
-  if (slabs && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
+  if (slabs && !invariant && n_rows <= kSmallM && n_rows * s.top_k <= kSmallMSlots) return MatmulKernel::small_m;
   if (s.top_k > 1 || s.n_experts > kGroupedExperts) return MatmulKernel::generic;
   return s.bf16 ? MatmulKernel::grouped : quantized_ffn_kernel(s);
 }
 
-const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows) {
-  return matmul_kernel_name(linear_kernel(spec, x, n_rows));
+const char* linear_kernel_name(const LinearSpec& spec, DType x, int64_t n_rows, bool invariant) {
+  return matmul_kernel_name(linear_kernel(spec, x, n_rows, invariant));
 }
-const char* ffn_kernel_name(const FfnUpArgs& args) {
-  return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.h.rows()));
+const char* ffn_kernel_name(const FfnUpArgs& args, bool invariant) {
+  return matmul_kernel_name(ffn_kernel(ffn_shape(args), args.h.rows(), invariant));
 }
 
 bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to,
@@ -140,7 +146,7 @@ bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
   L4_CHECK(spec.n_experts == 1 && x.elements() == n_rows * spec.k && y.elements() == n_rows * spec.n, spec.name, ": [",
            spec.n, ", ", spec.k, "], input ", x.shape.str(), ", output ", y.shape.str());
   if (n_rows == 0) return false;
-  switch (linear_kernel(spec, x.dtype, n_rows)) {
+  switch (linear_kernel(spec, x.dtype, n_rows, ctx.invariant)) {
     case MatmulKernel::small_m:
       return small_m_linear(ctx, x, w, y, round_to, peers);
     case MatmulKernel::cublaslt:
@@ -151,6 +157,9 @@ bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
       return false;
     case MatmulKernel::int4:
       int4_linear(ctx, x, w, y, round_to);
+      return false;
+    case MatmulKernel::grouped:
+      grouped_linear(ctx, x, w, y, round_to);
       return false;
     case MatmulKernel::dequantized:
       dequantized_linear(ctx, x, w, y, round_to);
@@ -163,7 +172,7 @@ bool linear(const OpContext& ctx, const View& x, const PackedWeight& w, const Vi
 
 void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
   if (args.h.rows() == 0) return;
-  switch (ffn_kernel(ffn_shape(args), args.h.rows())) {
+  switch (ffn_kernel(ffn_shape(args), args.h.rows(), ctx.invariant)) {
     case MatmulKernel::small_m:
       return small_m_ffn_up(ctx, args);
     case MatmulKernel::grouped:
@@ -177,7 +186,7 @@ void ffn_up(const OpContext& ctx, const FfnUpArgs& args) {
 
 bool ffn_down(const OpContext& ctx, const FfnDownArgs& args, const View& y, const PeerLinks* peers) {
   if (y.rows() == 0) return false;
-  switch (ffn_kernel(ffn_shape(args), y.rows())) {
+  switch (ffn_kernel(ffn_shape(args), y.rows(), ctx.invariant)) {
     case MatmulKernel::small_m:
       return small_m_ffn_down(ctx, args, y, peers);
     case MatmulKernel::grouped:

@@ -1,5 +1,10 @@
 // Which kernel serves which product. Pure functions of shapes, formats and the number of rows: the same for every step
 // of a graph, and ffn_up and ffn_down of a layer come to the same answer, on which the order of act_routed depends.
+//
+// Invariant (OpContext): the number of rows has no say, and cuBLASLt, whose choice of a kernel follows it, serves none
+// of them. The grouped kernels add up in order of k, in as many parts as the shape alone asks for; a tile's width
+// changes which outputs are made together and nothing in any one. What they do not take (a bias, odd shapes) is the
+// generic path's, which is slow.
 #pragma once
 
 #include <string>
@@ -14,7 +19,8 @@ enum class MatmulKernel : uint8_t {
   cublaslt,     // cublas.cu: bfloat16, more rows, one matrix
   fp8,          // FP8 weights and inputs, more rows, one matrix: cublas.cu, or where that has no kernel grouped_fp8.cu
   int4,         // int4.cu: INT4 weights, bfloat16 input, more rows, one matrix
-  grouped,      // grouped_ffn.cu: any of these three formats, more rows, the feed-forward stages
+  grouped,      // grouped_ffn.cu: any of these three formats, more rows, the feed-forward stages; invariant: bfloat16
+                // linears
   dequantized,  // dequantize.cu, then as bfloat16: weights of other groups and shapes than int4.cu's, and FP8 alone
 };
 const char* matmul_kernel_name(MatmulKernel);
@@ -23,7 +29,7 @@ bool have_same_order(const std::string& up, const std::string& down);
 
 constexpr int64_t kSmallM = 16;
 
-MatmulKernel linear_kernel(const LinearSpec&, DType x, int64_t n_rows);
+MatmulKernel linear_kernel(const LinearSpec&, DType x, int64_t n_rows, bool invariant = false);
 
 // Of a feed-forward block as a whole; 0 where there are no experts.
 struct FfnShape {
@@ -37,6 +43,6 @@ struct FfnShape {
 };
 FfnShape ffn_shape(const FfnUpArgs&);
 FfnShape ffn_shape(const FfnDownArgs&);
-MatmulKernel ffn_kernel(const FfnShape&, int64_t n_rows);
+MatmulKernel ffn_kernel(const FfnShape&, int64_t n_rows, bool invariant = false);
 
 }  // namespace l4::cuda

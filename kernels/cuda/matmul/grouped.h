@@ -21,6 +21,10 @@ void dequantized_ffn_down(const OpContext&, const FfnDownArgs&, const View& y, i
 // cuBLASLt where it has a kernel.
 void fp8_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
 
+// The same of bfloat16, or of INT4 as has_int4_kernel() says, with bfloat16 rows as they are: k a multiple of 8, n
+// even.
+void grouped_linear(const OpContext&, const View& x, const PackedWeight& w, const View& y, DType round_to);
+
 // How the tokens of a group are cut into tiles (columns of its product): as few as kMaxTokens allows, of even width, a
 // multiple of 16. Pure; the device uses it with counts that only it knows.
 struct TokenTiles {

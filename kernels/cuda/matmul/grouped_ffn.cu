@@ -60,8 +60,9 @@ Tokens tokens_of(Scratch& scratch, const OpContext& ctx, const PackedWeight& w, 
 void start_down(const OpContext& ctx, Scratch& scratch, const Work& w, Results r, const PackedWeight& shared,
                 const PackedWeight* experts, const Tokens& shared_tokens, const Tokens& expert_tokens, const View& y,
                 int64_t scratch_bytes) {
-  const bool narrow = w.n_rows <= kNarrowRows;
-  r.n_sums = narrow ? parts_of_shared(w, ctx.gpu.n_sms) : 1;
+  // Invariant: any number of rows is added up as the fewest are.
+  const bool narrow = ctx.invariant || w.n_rows <= kNarrowRows;
+  r.n_sums = narrow ? parts_of_shared(w, ctx.invariant ? 1 : w.n_rows, ctx.gpu.n_sms) : 1;
   const bool two_launches = r.n_sums > 1 || (experts && (narrow || !alike(shared, experts)));
   if (two_launches) r.sums = scratch.take_array<float>(r.n_sums * y.elements());
   if (!ctx.measuring()) r.shared_out = r.expert_out = data<bf16>(y);
@@ -139,8 +140,8 @@ void dequantized_ffn_down(const OpContext& ctx, const FfnDownArgs& args, const V
 }
 
 namespace {
-void grouped_linear(const OpContext& ctx, Scratch& scratch, int64_t n_rows, const PackedWeight& w, const Tokens& tokens,
-                    const View& y, DType round_to) {
+void start_linear(const OpContext& ctx, Scratch& scratch, int64_t n_rows, const PackedWeight& w, const Tokens& tokens,
+                  const View& y, DType round_to) {
   const Work work = work_of(w, nullptr, n_rows, kTileK);
   if (y.dtype == DType::bf16) return start_down(ctx, scratch, work, {}, w, nullptr, tokens, {}, y, 0);
   if (ctx.measuring()) return;
@@ -156,13 +157,17 @@ void fp8_linear(const OpContext& ctx, const View& x, const PackedWeight& w, cons
   const int64_t n_rows = x.elements() / w.spec.k;
   Scratch scratch(ctx.work);
   const QuantisedRows codes = quantise(scratch, ctx, x, w.spec);
-  if (w.spec.n % kCodesTogether == 0 && cublas_fp8_linear(ctx, codes, n_rows, w, y, round_to)) return;
-  grouped_linear(ctx, scratch, n_rows, w, {codes.codes, codes.scales}, y, round_to);
+  const bool by_cublas = !ctx.invariant && w.spec.n % kCodesTogether == 0;
+  if (by_cublas && cublas_fp8_linear(ctx, codes, n_rows, w, y, round_to)) return;
+  start_linear(ctx, scratch, n_rows, w, {codes.codes, codes.scales}, y, round_to);
 }
 
-void int4_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+void grouped_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
   Scratch scratch(ctx.work);
-  grouped_linear(ctx, scratch, x.elements() / w.spec.k, w, {x.data, nullptr}, y, round_to);
+  start_linear(ctx, scratch, x.elements() / w.spec.k, w, {x.data, nullptr}, y, round_to);
+}
+void int4_linear(const OpContext& ctx, const View& x, const PackedWeight& w, const View& y, DType round_to) {
+  grouped_linear(ctx, x, w, y, round_to);
 }
 
 }  // namespace l4::cuda

@@ -53,9 +53,9 @@ inline Work work_of(const PackedWeight& shared, const PackedWeight* experts, int
   return w;
 }
 
-// The parts of k in which the shared expert's down product fills the SMs best.
-inline int parts_of_shared(const Work& w, int n_sms) {
-  const int n_tiles = (w.n_shared + kTileRows - 1) / kTileRows * token_tiles<kNarrowTokens>(w.n_rows).n;
+// The parts of k in which the shared expert's down product of so many rows fills the SMs best.
+inline int parts_of_shared(const Work& w, int64_t n_rows, int n_sms) {
+  const int n_tiles = (w.n_shared + kTileRows - 1) / kTileRows * token_tiles<kNarrowTokens>(int(n_rows)).n;
   auto time = [&](int parts) { return double((n_tiles * parts + n_sms - 1) / n_sms) / parts; };
   int best = 1;
   for (int parts = 2; parts <= std::min(kMaxSums, w.shared_steps); ++parts)

@@ -134,7 +134,8 @@ void start_shape(const OpContext& ctx, bool up, const Work& w, const Results& r,
 void start_int4(const OpContext& ctx, bool up, Work w, const Results& r, const Factors& shared,
                 const Factors& experts) {
   set_steps(w, shared, experts, int(kInt4Columns));
-  if (w.n_rows > kNarrowRows) return start_shape<WideInt4, 0>(ctx, up, w, r, shared, experts);
+  // The two round differently (int4_multiply.h): invariant is Wide, as dequantised weights are.
+  if (ctx.invariant || w.n_rows > kNarrowRows) return start_shape<WideInt4, 0>(ctx, up, w, r, shared, experts);
   switch ((shared.weight ? shared : experts).weight->spec.group) {
     case 32:
       return start_shape<NarrowInt4, 8>(ctx, up, w, r, shared, experts);

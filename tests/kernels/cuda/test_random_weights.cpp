@@ -210,7 +210,11 @@ TEST_CASE(
     options.max_step_rows = 8192, options.max_out_rows = 64;
     for (int64_t& pages : options.kv_pages) pages = 64 * 12;  // 64 sequences of 1.5K tokens
     const SyntheticWeights weights(config, 1, synthetic_format(c.format, 128));
-    const MemoryPlan plan = plan_memory(config, options, c.tp - 1, weights.all_stored());
-    CHECK(plan.total() < c.gib << 30);
+    for (const bool invariant : {false, true}) {
+      CAPTURE(invariant);
+      options.batch_invariant = invariant;
+      const MemoryPlan plan = plan_memory(config, options, c.tp - 1, weights.all_stored());
+      CHECK(plan.total() < c.gib << 30);
+    }
   }
 }
