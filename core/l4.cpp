@@ -1,12 +1,14 @@
 #include "l4.h"
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "engine/engine_loop.h"
 #include "engine/executor.h"
 #include "formats/hf_checkpoint.h"
 #include "l4/grammar_constraint.h"
+#include "l4/kv_origin.h"
 #include "l4/load_plan.h"
 #include "l4/text_stream.h"
 #include "model/kv_cache.h"
@@ -89,6 +91,15 @@ struct Engine::Impl {
   LoadPlan plan;
   std::string device;
   std::unique_ptr<EngineLoop> loop;
+
+  fs::path model_dir;
+  std::mutex origin_mutex;
+  std::optional<KvOrigin> known_origin;  // once somebody has asked: it takes a look at every tensor
+  KvOrigin origin() {
+    std::lock_guard lock(origin_mutex);
+    if (!known_origin) known_origin = kv_origin(model_dir, frontend->config(), plan.executor);
+    return *known_origin;
+  }
 };
 
 Engine::Engine() : impl_(std::make_unique<Impl>()) {}
@@ -101,6 +112,7 @@ std::unique_ptr<Engine> Engine::load(const LoadOptions& options) {
   Impl& im = *engine->impl_;
   im.frontend =
       options.frontend ? options.frontend : Frontend::load(options.model_dir, options.chat_template, options.ids_only);
+  im.model_dir = options.model_dir;
   const ModelConfig& config = im.frontend->config();
   const int64_t image_tiles = largest_image_tiles(options.model_dir, config);
 
@@ -187,6 +199,14 @@ std::vector<Generation> Engine::start(Prompt prompt, const GenerationOptions& op
         new Generation::Impl{TextStream(std::move(handle), impl_->frontend, options)});
   }
   return generations;
+}
+
+int64_t Engine::save_prompt(const Prompt& prompt, const fs::path& file, const std::string& cache_salt) {
+  return impl_->loop->save_prompt(prompt.ids, prompt.images, cache_salt, file, impl_->origin());
+}
+
+int64_t Engine::load_prompt(const fs::path& file, const std::string& cache_salt) {
+  return impl_->loop->load_prompt(file, impl_->origin(), cache_salt);
 }
 
 EngineStats Engine::stats() const {

@@ -112,6 +112,7 @@ struct LoadOptions {
   Device device = Device::automatic;  // cuda where there is a GPU that we can use, and this build has CUDA
   std::vector<int> gpus = {};         // CUDA device of each rank; empty: the first ones that we can use
   bool cuda_graphs = true;            // decode steps recorded and replayed; without: the same bits, slower
+  bool record_ahead = false;          // for all numbers of sequences when loading, not when they first come: servers
   std::optional<DType> dtype = {};    // of activations: f32 or bf16; nothing: as the checkpoint says
   bool fp8_attention = false, fp8_head = false;  // unquantised weights of attention, of the head: to FP8 as they are loaded
   // Of K and V in the cache: bf16 or f8_e4m3; nothing: f8_e4m3 where config.json asks for it, else as activations.
@@ -127,8 +128,9 @@ struct LoadOptions {
   bool prefix_cache = true;           // KV pages of what was computed are kept while nobody else needs them
   int ngram_speculation = 0;          // most drafts a sequence and step, looked up in what it has said; 0: off
   double step_limit_s = 0;            // a step that takes longer fails everything; 0: off. See on_stall
-  // Results do not depend on what is computed beside them: the CPU's never do. Error{unsupported} on GPUs so far, whose
-  // kernels add up in an order that follows the number of rows.
+  // Results do not depend on what is computed beside them, nor on how a prompt is cut into steps: the CPU's never do.
+  // GPUs' kernels otherwise add up in an order that follows the number of rows; this is slower, and with several GPUs
+  // wants such as reach each other's memory (Error{unsupported}).
   bool batch_invariant = false;
   Topology topology = {};
   std::optional<ChatTemplate> chat_template = {};  // nothing: the checkpoint's
@@ -155,7 +157,8 @@ struct GenerationOptions {
   int64_t max_tokens = -1;             // -1: until the context is full
   int64_t min_tokens = 0;              // no stop id, eos or stop string counts before as many tokens
   bool ignore_eos = false;             // see Request
-  std::vector<int32_t> stop_ids = {};  // besides the model's eos ids
+  std::vector<int32_t> stop_ids = {};  // besides the model's eos ids; their text is not part of the answer
+  bool show_stop_id = false;           // but it is
   std::vector<std::string> stop = {};  // texts that end the answer; not part of it
   bool show_special = false;           // special tokens' names in the text
   std::vector<std::pair<int32_t, float>> logit_bias = {};
@@ -218,6 +221,14 @@ class Engine {
   // n answers to one prompt, which is computed once. Their seeds are the options' seed, seed + 1, ...
   std::vector<Generation> start(Prompt prompt, const GenerationOptions& options, int n,
                                 std::function<void()> wake = {});
+
+  // KV to and from disk: of as much of a prompt as is known (after an answer to it: all but its last token), and into the
+  // cache of earlier sequences, so that a prompt that begins like it is computed only from where it differs, bits and
+  // all. A file is written whole or not at all; one of another model, of other types or ranks, or a damaged one is
+  // refused, Error{input} naming file and field. Other requests wait meanwhile. How many tokens; nothing is written for 0.
+  // Error{usage} without prefix_cache, Error{memory} when the KV cache has no room for it.
+  int64_t save_prompt(const Prompt& prompt, const fs::path& file, const std::string& cache_salt = {});
+  int64_t load_prompt(const fs::path& file, const std::string& cache_salt = {});
 
   // Counted since loading; any thread.
   EngineStats stats() const;

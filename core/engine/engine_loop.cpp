@@ -1,132 +1,10 @@
 #include "engine/engine_loop.h"
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
-#include <deque>
-#include <map>
-#include <mutex>
-#include <thread>
-#include <unordered_set>
 
-#include "engine/ngram_drafts.h"
-#include "engine/prompt_logprobs.h"
-#include "engine/sampling_rows.h"
-#include "engine/scheduler.h"
-#include "engine/watchdog.h"
+#include "engine/engine_loop_impl.h"
 
 namespace l4 {
-
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double ms_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double, std::milli>(to - from).count();
-}
-
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return ms_between(from, to) / 1e3;
-}
-
-Finished failed(ErrorKind kind, std::string why) {
-  Finished end;
-  end.reason = FinishReason::error;
-  end.error_kind = kind;
-  end.error = std::move(why);
-  return end;
-}
-
-Finished ended(FinishReason reason) {
-  Finished end;
-  end.reason = reason;
-  return end;
-}
-
-struct Job final : Task {
-  using Task::Task;
-
-  SamplingParams sampling;
-  LogitsSink sink;  // wants the logits of every prompt token
-  std::shared_ptr<EventChannel> channel;
-  std::unique_ptr<TokenConstraint> constraint;
-  std::optional<Error> failure;  // of the constraint, while the step was under way
-  std::optional<NgramDrafts> ngrams;
-  std::vector<std::unique_ptr<Job>> siblings;  // answers to the same prompt, waiting for this one to compute it
-  std::optional<Clock::time_point> started;
-  Clock::time_point submitted, first_token;
-  Usage usage;
-  int64_t n_reported = 0;  // of the prompt
-};
-
-}  // namespace
-
-struct EngineLoop::Impl {
-  Impl(std::unique_ptr<StepRunner> the_runner, const EngineLimits& the_limits, const EngineOptions& the_options)
-      : runner(std::move(the_runner)),
-        limits(the_limits),
-        options(the_options),
-        pools(runner->page_tokens(), limits.attention_chunk, limits.kv_pages, limits.kv_block_pages),
-        encoder(limits.encoder_rows, limits.tokens_per_tile, limits.max_step_tiles),
-        scheduler(limits, pools, encoder, options.prefix_cache ? &cache : nullptr),
-        sampling(limits),
-        watchdog(std::chrono::duration<double>(options.step_limit_s), [this] { stall(); }) {
-    L4_CHECK(limits.vocab > 0 && limits.max_context > 0);
-  }
-
-  std::vector<std::shared_ptr<EventChannel>> submit(Request request, int n, LogitsSink sink,
-                                                    std::function<void()> wake);
-
-  // ---- of the engine's thread
-  void serve();
-  bool take_requests();
-  void end_cancelled();
-  void run_step();
-  void compute(const ScheduledStep& step, const StepPlan& plan);
-  void take_results(const ScheduledStep& step, std::vector<ChosenRow> chosen);
-  void take_logits(const ScheduledPart& part, std::span<const float> rows);
-  void took_prompt(Job& job, PromptProgress progress);
-  void take_choices(const ScheduledPart& part, std::span<ChosenRow> rows);
-  bool take_token(Job& job, TokenChoice choice);
-  void start_siblings(Job& job);
-  void propose_drafts(Job& job);
-  bool ends_answer(const Job& job, int32_t id) const;
-  void fail_step(const ScheduledStep& step, ErrorKind kind, const std::string& why);
-  void fail_all(const std::string& why);
-  void send(Job& job, Event event) { events.emplace_back(job.channel, std::move(event)); }
-  void flush();
-  void finish(Job& job, Finished end);
-  void publish();
-
-  void stall();  // of the watchdog's
-
-  std::unique_ptr<StepRunner> runner;
-  const EngineLimits limits;
-  const EngineOptions options;
-  KvPools pools;
-  PrefixCache cache{pools};
-  EncoderCache encoder;
-  Scheduler scheduler;
-  SamplingRows sampling;
-
-  std::map<uint64_t, std::unique_ptr<Job>> jobs;                        // by arrival; siblings not
-  std::vector<std::pair<std::shared_ptr<EventChannel>, Event>> events;  // to send while the runner works
-  std::optional<Clock::time_point> last_step_end;                       // there was work ever since
-  EngineStats counts;
-
-  mutable std::mutex mutex;  // of what follows
-  std::condition_variable work;
-  std::deque<std::unique_ptr<Job>> inbox;
-  std::unordered_set<std::shared_ptr<EventChannel>> open;  // not finished
-  uint64_t n_arrived = 0;
-  bool quit = false;
-  std::string device_failure;  // empty: the device works
-  EngineStats published;
-
-  const std::shared_ptr<std::atomic<bool>> any_cancelled = std::make_shared<std::atomic<bool>>(false);
-  Watchdog watchdog;
-  std::thread thread;
-};
 
 // ---- from outside ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +66,7 @@ std::vector<std::shared_ptr<EventChannel>> EngineLoop::Impl::submit(Request requ
   const std::vector<SequenceImage> images =
       locate_images(request.ids, request.images, limits.image_token_id, limits.tokens_per_tile);
   const auto shared = std::make_shared<const Request>(std::move(request));
-  const auto now = Clock::now();
+  const auto now = EngineClock::now();
 
   std::vector<std::shared_ptr<EventChannel>> channels;
   std::unique_lock lock(mutex);
@@ -223,6 +101,47 @@ std::vector<std::shared_ptr<EventChannel>> EngineLoop::Impl::submit(Request requ
   return channels;
 }
 
+int64_t EngineLoop::Impl::between_steps(std::function<int64_t()> what) {
+  if (!options.prefix_cache) fail(ErrorKind::usage, "a prompt's KV is kept by the prefix cache, which is turned off");
+  std::packaged_task<int64_t()> errand(std::move(what));
+  std::future<int64_t> done = errand.get_future();
+  {
+    std::lock_guard lock(mutex);
+    if (!device_failure.empty()) throw Error(ErrorKind::device, device_failure);
+    errands.push_back(std::move(errand));
+  }
+  work.notify_one();
+  return done.get();
+}
+
+int64_t EngineLoop::save_prompt(std::vector<int32_t> ids, const std::vector<ImageInput>& images,
+                                const std::string& salt, const fs::path& file, const KvOrigin& origin) {
+  Impl& im = *impl_;
+  std::vector<SequenceImage> located = locate_images(ids, images, im.limits.image_token_id, im.limits.tokens_per_tile);
+  return im.between_steps([&] {
+    Sequence sequence(im.pools, std::move(ids), std::move(located));
+    int64_t n = im.cache.adopt(sequence, salt, sequence.length());
+    // Up to a chunk's edge no chunked page is needed, but to go on from a token before it the whole chunk: who asks
+    // for the same prompt again does, for the last token is computed anew.
+    if (n > 0 && im.pools.chunk_start(n) == n) {
+      sequence.drop_kv();
+      if (im.cache.adopt(sequence, salt, n - 1) < n - 1) {
+        sequence.drop_kv();
+        im.cache.adopt(sequence, salt, n);
+      }
+      n = sequence.n_committed();
+    }
+    if (n > 0) write_prompt_file(file, origin, sequence, *im.runner);
+    return n;
+  });
+}
+
+int64_t EngineLoop::load_prompt(const fs::path& file, const KvOrigin& origin, const std::string& salt) {
+  Impl& im = *impl_;
+  return im.between_steps(
+      [&] { return read_prompt_file(file, origin, im.limits, im.pools, im.cache, salt, *im.runner); });
+}
+
 // ---- the thread -----------------------------------------------------------------------------------------------------
 
 void EngineLoop::Impl::serve() {
@@ -240,12 +159,14 @@ bool EngineLoop::Impl::take_requests() {
     last_step_end.reset();
   }
   std::deque<std::unique_ptr<Job>> arrived;
+  std::deque<std::packaged_task<int64_t()>> to_do;
   bool ending;
   std::string stalled;
   {
     std::unique_lock lock(mutex);
-    if (jobs.empty()) work.wait(lock, [&] { return quit || !inbox.empty(); });
+    if (jobs.empty()) work.wait(lock, [&] { return quit || !inbox.empty() || !errands.empty(); });
     std::swap(arrived, inbox);
+    std::swap(to_do, errands);
     ending = quit;
     stalled = device_failure;
   }
@@ -255,6 +176,8 @@ bool EngineLoop::Impl::take_requests() {
     const uint64_t arrival = job->arrival;
     jobs.emplace(arrival, std::move(job));
   }
+  if (!to_do.empty()) flush();
+  for (auto& errand : to_do) errand();
   if (!stalled.empty()) fail_all(stalled);  // the step has ended after all, too late
   if (!ending) return true;
   while (!jobs.empty()) finish(*jobs.begin()->second, ended(FinishReason::cancelled));
@@ -277,205 +200,7 @@ void EngineLoop::Impl::end_cancelled() {
   for (Job* job : cancelled) finish(*job, ended(FinishReason::cancelled));
 }
 
-void EngineLoop::Impl::run_step() {
-  const ScheduledStep step = scheduler.next();
-  if (step.stuck) {
-    Job& job = static_cast<Job&>(*step.stuck);
-    return finish(job, failed(ErrorKind::memory,
-                              cat("the KV cache is full: ", limits.kv_pages[size_t(AttentionKind::global)],
-                                  " global and ", limits.kv_pages[size_t(AttentionKind::chunked)], " chunked pages of ",
-                                  pools.page_tokens, " tokens do not hold a sequence of ", job.sequence.length())));
-  }
-  std::vector<StepPart> parts;
-  for (const ScheduledPart& part : step.parts) {
-    Job& job = static_cast<Job&>(*part.task);
-    parts.push_back({&job.sequence, part.out});
-    if (job.started) continue;
-    job.started = Clock::now();
-    job.usage.cached_tokens = job.cached.value_or(0);
-    counts.prompt_tokens += job.n_prompt;
-    if (options.prefix_cache && job.n_logits == 0) {
-      counts.prefix_query_tokens += job.n_prompt;
-      counts.prefix_hit_tokens += job.usage.cached_tokens;
-    }
-  }
-  ErrorKind kind = ErrorKind::internal;
-  std::string why;
-  try {
-    const StepPlan plan = build_step(parts, limits.tokens_per_tile);
-    ++counts.n_steps;
-    counts.step_rows += plan.n_rows();
-    return compute(step, plan);
-  } catch (const Error& e) {
-    kind = e.kind();
-    why = e.message();
-  } catch (const std::exception& e) {
-    why = cat("unexpected failure: ", e.what());
-  }
-  watchdog.end();
-  fail_step(step, kind, why);
-}
-
-void EngineLoop::Impl::compute(const ScheduledStep& step, const StepPlan& plan) {
-  const auto begin = Clock::now();
-  if (last_step_end) counts.host_seconds += seconds_between(*last_step_end, begin);
-  watchdog.begin();
-  for (const EncoderPass& pass : step.passes) runner->encode_tiles(pass.pixels, pass.n_tiles, pass.row);
-  runner->begin_step(plan);
-
-  flush();
-  sampling.clear();
-  for (const ScheduledPart& part : step.parts) {
-    Job& job = static_cast<Job&>(*part.task);
-    const int64_t n_out = part.out == OutRows::all ? part.n_rows : part.out == OutRows::last ? 1 : 0;
-    if (step.logits || n_out == 0) continue;
-    try {
-      sampling.add(*job.request, job.sampling, job.sequence, n_out, job.constraint.get());
-    } catch (const Error& e) {  // of the constraint; the rows are there
-      job.failure = e;
-    }
-  }
-  std::vector<float> logits;
-  std::vector<ChosenRow> chosen;
-  if (step.logits)
-    logits = runner->end_step_with_logits();
-  else
-    chosen = runner->end_step(sampling.rows());
-  watchdog.end();
-  last_step_end = Clock::now();
-  counts.step_seconds += seconds_between(begin, *last_step_end);
-  if (step.logits) {
-    L4_CHECK(int64_t(logits.size()) == plan.n_out() * limits.vocab);
-    take_logits(step.parts.front(), logits);
-  } else {
-    L4_CHECK(int64_t(chosen.size()) == plan.n_out());
-    take_results(step, std::move(chosen));
-  }
-}
-
-// ---- what a step gave -----------------------------------------------------------------------------------------------
-
-void EngineLoop::Impl::take_results(const ScheduledStep& step, std::vector<ChosenRow> chosen) {
-  std::span<ChosenRow> left(chosen);
-  for (const ScheduledPart& part : step.parts) {
-    if (part.out == OutRows::none) {
-      scheduler.commit(part, part.n_rows);
-      Job& job = static_cast<Job&>(*part.task);
-      took_prompt(job, {job.sequence.n_committed(), job.n_prompt, {}});
-    } else {
-      const size_t n = part.out == OutRows::all ? size_t(part.n_rows) : 1;
-      take_choices(part, left.first(n));
-      left = left.subspan(n);
-    }
-  }
-}
-
-void EngineLoop::Impl::take_logits(const ScheduledPart& part, std::span<const float> rows) {
-  Job& job = static_cast<Job&>(*part.task);
-  const int64_t begin = job.sequence.n_committed();
-  PromptProgress progress{begin + part.n_rows, job.n_prompt, {}};
-  if (job.sink) job.sink(begin, rows);
-  if (job.request->prompt_logprobs >= 0)
-    progress.logprobs = prompt_logprobs(rows, limits.vocab, job.sequence.ids(), begin, job.request->prompt_logprobs);
-  scheduler.commit(part, part.n_rows);
-  job.n_logits_done = begin + part.n_rows;
-  took_prompt(job, std::move(progress));
-}
-
-// Who is computed anew reports nothing twice.
-void EngineLoop::Impl::took_prompt(Job& job, PromptProgress progress) {
-  const int64_t n_done = progress.n_done;
-  if (n_done > job.n_reported && n_done <= job.n_prompt) {
-    job.n_reported = n_done;
-    send(job, std::move(progress));
-  }
-  if (!job.writes() && job.sequence.n_committed() == job.n_prompt) finish(job, ended(FinishReason::length));
-}
-
-// Row i chose the token behind draft i - 1: it counts where all drafts before it are what the rows before chose.
-void EngineLoop::Impl::take_choices(const ScheduledPart& part, std::span<ChosenRow> rows) {
-  Job& job = static_cast<Job&>(*part.task);
-  const auto drafts = job.sequence.ids().end() - part.n_drafts;
-  int64_t n_right = 0;
-  while (n_right < part.n_drafts && !rows[size_t(n_right)].failure &&
-         rows[size_t(n_right)].choice.id == drafts[n_right])
-    ++n_right;
-  counts.draft_tokens += part.n_drafts;
-  counts.accepted_draft_tokens += n_right;
-  if (const auto& failure = job.failure ? job.failure : rows[size_t(n_right)].failure) {
-    return finish(job, failed(failure->kind(), failure->message()));
-  }
-  scheduler.commit(part, part.n_rows - part.n_drafts + n_right);
-  if (!job.siblings.empty()) start_siblings(job);
-
-  for (int64_t i = 0; i < n_right; ++i)
-    if (!take_token(job, std::move(rows[size_t(i)].choice))) return;
-  const int32_t id = rows[size_t(n_right)].choice.id;
-  L4_CHECK(id >= 0 && id < limits.vocab, "token ", id, " of ", limits.vocab);
-  job.sequence.append(id);
-  if (!take_token(job, std::move(rows[size_t(n_right)].choice))) return;
-  if (job.ngrams) {
-    job.ngrams->learn(part.n_drafts, n_right);
-    propose_drafts(job);
-  }
-}
-
-// False: it was the last one.
-bool EngineLoop::Impl::take_token(Job& job, TokenChoice choice) {
-  const int32_t id = choice.id;
-  if (job.usage.completion_tokens++ == 0) job.first_token = Clock::now();
-  ++counts.generated_tokens;
-  send(job, std::move(choice));
-  std::optional<Finished> end;
-  const bool is_end = ends_answer(job, id);
-  if (!is_end && job.constraint && !job.constraint->accept(id))
-    end = failed(ErrorKind::internal, cat("token ", id, " was chosen, which the grammar does not allow here"));
-  else if (is_end || (job.constraint && job.constraint->ended()))
-    end = ended(FinishReason::stop);
-  else if (job.usage.completion_tokens == job.request->max_tokens ||
-           job.n_prompt + job.usage.completion_tokens >= limits.max_context)
-    end = ended(FinishReason::length);
-  if (end) finish(job, std::move(*end));
-  return !end;
-}
-
-void EngineLoop::Impl::start_siblings(Job& job) {
-  for (auto& sibling : job.siblings) {
-    scheduler.add_fork(*sibling, job);
-    const uint64_t arrival = sibling->arrival;
-    jobs.emplace(arrival, std::move(sibling));
-  }
-  job.siblings.clear();
-}
-
-void EngineLoop::Impl::propose_drafts(Job& job) {
-  const int64_t tokens_left = limits.max_context - job.sequence.length();
-  const int64_t wanted =
-      job.request->max_tokens < 0 ? tokens_left : job.request->max_tokens - job.usage.completion_tokens;
-  job.drafts = job.ngrams->propose(job.sequence.ids(), std::min(tokens_left, wanted) - 1);
-}
-
-bool EngineLoop::Impl::ends_answer(const Job& job, int32_t id) const {
-  const auto& stop_ids = job.request->stop_ids;
-  if (limits.is_eos(id) && !job.request->ignore_eos) return true;
-  return std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end();
-}
-
 // ---- ends -----------------------------------------------------------------------------------------------------------
-
-void EngineLoop::Impl::fail_step(const ScheduledStep& step, ErrorKind kind, const std::string& why) {
-  if (kind == ErrorKind::device) return fail_all(why);
-  std::vector<Job*> lost;
-  for (auto& [arrival, job] : jobs) {
-    const auto is_it = [&, task = job.get()](const ScheduledPart& part) { return part.task == task; };
-    // Tiles that were not encoded may be anybody's.
-    if (!step.passes.empty() || std::any_of(step.parts.begin(), step.parts.end(), is_it)) lost.push_back(job.get());
-  }
-  for (Job* job : lost) {
-    scheduler.spoiled(*job);
-    finish(*job, failed(kind, why));
-  }
-}
 
 void EngineLoop::Impl::fail_all(const std::string& why) {
   std::deque<std::unique_ptr<Job>> arrived;
@@ -493,7 +218,7 @@ void EngineLoop::Impl::fail_all(const std::string& why) {
 
 // The job is gone afterwards, except where it is a sibling, which its owner drops.
 void EngineLoop::Impl::finish(Job& job, Finished end) {
-  const auto now = Clock::now();
+  const auto now = EngineClock::now();
   const bool answered = job.usage.completion_tokens > 0;
   const auto started = job.started.value_or(now);
   end.usage = job.usage;

@@ -17,6 +17,7 @@
 
 #include "engine/engine_stats.h"
 #include "engine/limits.h"
+#include "engine/prompt_file.h"
 #include "engine/request.h"
 #include "engine/request_handle.h"
 #include "engine/step_runner.h"
@@ -51,10 +52,18 @@ class EngineLoop {
   // Logits of every prompt token, in order; `sink` is called from the engine's thread. Returns when all is done.
   void logits(std::vector<int32_t> ids, std::vector<ImageInput> images, LogitsSink sink);
 
+  // KV of as much of a prompt as the prefix cache knows, to a file (engine/prompt_file.h), and from one into the cache:
+  // how many tokens. Between two steps, so requests wait meanwhile. Error{usage} without a prefix cache, also what
+  // reading and writing throw.
+  int64_t save_prompt(std::vector<int32_t> ids, const std::vector<ImageInput>& images, const std::string& salt,
+                      const fs::path& file, const KvOrigin& origin);
+  int64_t load_prompt(const fs::path& file, const KvOrigin& origin, const std::string& salt);
+
   EngineStats stats() const;
   const EngineLimits& limits() const;
 
  private:
+  struct Job;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

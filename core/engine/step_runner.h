@@ -2,6 +2,7 @@
 // One thread calls it, one call at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -38,6 +39,11 @@ class StepRunner {
   virtual void encode_tiles(std::span<const BFloat16> pixels, int64_t n_tiles, int64_t feature_row) = 0;
 
   virtual int64_t page_tokens() const = 0;
+  // KV that leaves the runner and comes back: the bytes of a page, parts of all ranks one after the other. Between two
+  // steps.
+  virtual int64_t page_bytes(AttentionKind kind) const = 0;
+  virtual void read_page(AttentionKind kind, int32_t page, std::span<std::byte> out) = 0;
+  virtual void write_page(AttentionKind kind, int32_t page, std::span<const std::byte> bytes) = 0;
 
   // Both halves; throws where a row failed.
   std::vector<TokenChoice> step(const StepPlan& step, std::span<const SamplingRow> rows) {

@@ -28,17 +28,17 @@ std::string header(int64_t rows, int64_t cols) {
 }
 
 // "(ROWS, COLS)" out of the header's text.
-void read_shape(std::string_view text, const std::string& source, NpyMatrix& into) {
+void read_shape(std::string_view text, const std::string& source, int64_t& rows, int64_t& cols) {
   size_t key = text.find("'shape': ("), begin = key + std::string_view("'shape': (").size();
   size_t end = key == std::string_view::npos ? key : text.find(')', begin);
   std::vector<std::string> parts;
   if (end != std::string_view::npos) parts = split(text.substr(begin, end - begin), ',');
-  std::optional<int64_t> rows, cols;
-  if (parts.size() == 2) rows = parse_int(trim(parts[0])), cols = parse_int(trim(parts[1]));
-  if (!rows || !cols || *rows < 0 || *cols < 0)
+  std::optional<int64_t> first, second;
+  if (parts.size() == 2) first = parse_int(trim(parts[0])), second = parse_int(trim(parts[1]));
+  if (!first || !second || *first < 0 || *second < 0)
     fail_input(source, ": .npy header: expected a shape of two numbers, found ", shown(text));
-  into.rows = *rows;
-  into.cols = *cols;
+  rows = *first;
+  cols = *second;
 }
 
 }  // namespace
@@ -67,10 +67,9 @@ void write_npy(const fs::path& path, std::span<const float> values, int64_t rows
   out.finish();
 }
 
-NpyMatrix read_npy(const fs::path& path) {
+NpyReader::NpyReader(const fs::path& path) : file_(path) {
   const std::string source = path.string();
-  MappedFile file(path);
-  std::span<const std::byte> bytes = file.bytes();
+  std::span<const std::byte> bytes = file_.bytes();
   if (bytes.size() < kMagicBytes + 2 || std::memcmp(bytes.data(), kMagic, kMagicBytes) != 0)
     fail_input(source, ": not a .npy file of version 1.0");
   size_t text_bytes = size_t(bytes[kMagicBytes]) | size_t(bytes[kMagicBytes + 1]) << 8;
@@ -78,15 +77,25 @@ NpyMatrix read_npy(const fs::path& path) {
   std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kMagicBytes + 2, text_bytes);
   if (text.find("'<f4'") == std::string_view::npos || text.find("'fortran_order': False") == std::string_view::npos)
     fail_input(source, ": .npy header: expected '<f4' in C order, found ", shown(text));
-  NpyMatrix out;
-  read_shape(text, source, out);
-  std::span<const std::byte> data = bytes.subspan(kMagicBytes + 2 + text_bytes);
+  read_shape(text, source, rows_, cols_);
+  data_offset_ = kMagicBytes + 2 + text_bytes;
+  const uint64_t data_bytes = bytes.size() - data_offset_;
   int64_t n = 0;
-  if (__builtin_mul_overflow(out.rows, out.cols, &n) || data.size() % sizeof(float) != 0 ||
-      data.size() / sizeof(float) != uint64_t(n))
-    fail_input(source, ": ", out.rows, " x ", out.cols, " floats announced, ", data.size(), " bytes found");
-  out.values.resize(size_t(n));
-  if (n > 0) std::memcpy(out.values.data(), data.data(), data.size());
+  if (__builtin_mul_overflow(rows_, cols_, &n) || data_bytes % sizeof(float) != 0 ||
+      data_bytes / sizeof(float) != uint64_t(n))
+    fail_input(source, ": ", rows_, " x ", cols_, " floats announced, ", data_bytes, " bytes found");
+}
+
+void NpyReader::read(int64_t first, std::span<float> rows) const {
+  L4_CHECK(first >= 0 && uint64_t(first) * uint64_t(cols_) + rows.size() <= uint64_t(rows_) * uint64_t(cols_));
+  file_.read_at(data_offset_ + uint64_t(first) * uint64_t(cols_) * sizeof(float), std::as_writable_bytes(rows));
+}
+
+NpyMatrix read_npy(const fs::path& path) {
+  const NpyReader reader(path);
+  NpyMatrix out{reader.rows(), reader.cols(), {}};
+  out.values.resize(size_t(out.rows * out.cols));
+  reader.read(0, out.values);
   return out;
 }
 

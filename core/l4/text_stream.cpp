@@ -1,5 +1,6 @@
 #include "l4/text_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace l4 {
@@ -11,12 +12,14 @@ TextStream::TextStream(RequestHandle handle, std::shared_ptr<const Frontend> fro
       frontend_(std::move(frontend)),
       stops_(options.stop),
       min_tokens_(options.min_tokens) {
+  if (!options.show_stop_id) silent_ids_ = options.stop_ids;
   if (frontend_->has_tokenizer()) decoder_.emplace(frontend_->tokenizer(), !options.show_special);
 }
 
 // No stop string is looked for in the text of the first min_tokens tokens.
 std::string TextStream::text_of(const TokenChoice& token) {
   ++n_tokens_;
+  if (std::find(silent_ids_.begin(), silent_ids_.end(), token.id) != silent_ids_.end()) return {};
   std::string piece = decoder_ ? decoder_->push(token.id) : std::string();
   return n_tokens_ <= min_tokens_ ? piece : stops_.push(piece);
 }

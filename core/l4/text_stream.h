@@ -24,6 +24,7 @@ class TextStream {
   std::shared_ptr<const Frontend> frontend_;  // outlives the decoder, whatever becomes of the engine
   std::optional<StreamDecoder> decoder_;      // nothing: ids only
   StopStrings stops_;
+  std::vector<int32_t> silent_ids_;  // end the answer without a text
   int64_t min_tokens_, n_tokens_ = 0;
   bool done_ = false;
 };

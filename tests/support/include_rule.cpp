@@ -53,7 +53,7 @@ struct Owned {
 const std::vector<Owned> kOwned = {
     {{"CLI/*"}, {"tools/*/main.cpp", "tools/common/flags*.cpp"}},
     {{"nlohmann/*"}, {"core/formats/json.cpp"}},
-    {{"stb/*", "stb_*", "webp/*"}, {"core/vision/image*.cpp"}},
+    {{"stb/*", "stb_*", "webp/*"}, {"core/vision/image*.cpp", "tools/common/png_canvas.cpp"}},
     {{"sentencepiece*", "pcre2*"}, {"core/text/*.cpp"}},
     {{"editline/*", "histedit.h"}, {"tools/*/*.cpp"}},
     {{"boost/*"}, {"tools/serve/http/*", "tools/common/media/fetch.cpp", "tools/common/http_client.cpp"}},

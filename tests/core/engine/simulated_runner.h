@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <map>
@@ -143,6 +144,14 @@ class SimulatedRunner final : public StepRunner {
   }
 
   int64_t page_tokens() const override { return page_tokens_; }
+  int64_t page_bytes(AttentionKind) const override { return page_tokens_ * int64_t(sizeof(Slot)); }
+  void read_page(AttentionKind kind, int32_t page, std::span<std::byte> out) override {
+    std::memcpy(out.data(), kv_[size_t(kind)].at(size_t(page)).data(), out.size());
+  }
+  void write_page(AttentionKind kind, int32_t page, std::span<const std::byte> bytes) override {
+    std::memcpy(kv_[size_t(kind)].at(size_t(page)).data(), bytes.data(), bytes.size());
+    overwrite_other(size_t(kind), page);
+  }
 
  private:
   // Greedy, or by seed.

@@ -56,6 +56,62 @@ TEST_CASE("tool grammar: what may be written") {
   CHECK(!matches(compile("get_time", true, ToolCallForm::pythonic), R"({"name": "get_time", "parameters": {}})"));
 }
 
+TEST_CASE("tool grammar: no parameters are no arguments, no listed properties are any") {
+  const auto compiled = [&](const char* tool) {
+    return compile_tool_calls(vocab().vocab, parse_json(cat("[", tool, "]"), "tools"), "", false);
+  };
+  const char *none = R"({"name": "f", "parameters": {}})",
+             *some = R"({"name": "f", "parameters": {"a": [1, {"b": null}]}})";
+  for (const char* tool : {R"({"name": "f"})", R"({"name": "f", "parameters": null})",
+                           R"({"name": "f", "parameters": {"type": "object", "properties": {}}})",
+                           R"({"name": "f", "parameters": {"type": "object", "additionalProperties": false}})"}) {
+    CAPTURE(tool);
+    CHECK(matches(compiled(tool), none));
+    CHECK(matches(compiled(tool), "[f()]"));
+    CHECK(!matches(compiled(tool), some));
+    CHECK(!matches(compiled(tool), "[f(a=1)]"));
+  }
+  for (const char* tool : {R"({"name": "f", "parameters": {}})", R"({"name": "f", "parameters": {"type": "object"}})",
+                           R"({"name": "f", "parameters": {"type": "object", "description": "whatever"}})"}) {
+    CAPTURE(tool);
+    CHECK(matches(compiled(tool), none));
+    CHECK(matches(compiled(tool), some));
+    CHECK(!matches(compiled(tool), R"({"name": "f", "parameters": [1]})"));
+    CHECK(!matches(compiled(tool), "[f()]"));  // no way to write any argument
+    CHECK(parse_tool_calls(some).calls[0].arguments == parse_json(R"({"a": [1, {"b": null}]})", "arguments"));
+  }
+}
+
+TEST_CASE("tool grammar: beside a form the answer has it or is calls") {
+  const Json tools = parse_json(kTools, "tools");
+  const auto either = [&](const AnswerForm& form, bool parallel = true) {
+    return compile_form_or_tool_calls(vocab().vocab, form, tools, parallel);
+  };
+  using Kind = AnswerForm::Kind;
+  const Json schema =
+      parse_json(R"({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]})", "");
+  struct Row {
+    AnswerForm form;
+    std::vector<const char*> good, bad;
+  };
+  for (const Row& row :
+       {Row{{.schema = schema}, {R"({"age": 3})"}, {R"({"age": 3.5})", R"({"name": "Ann"})", R"([{"age": 3}])"}},
+        Row{AnswerForm::any_object(), {"{}", R"({"name": "Ann", "parameters": 3})"}, {"[]", "3"}},
+        Row{{.kind = Kind::regex, .text = "a+b"}, {"aab"}, {"aa", "[aab()]"}},
+        Row{{.kind = Kind::choice, .choices = {"yes", "[no]"}}, {"yes", "[no]"}, {"no", "[yes]"}},
+        Row{{.kind = Kind::gbnf, .text = "root ::= \"x\" root | \"y\""}, {"xxy"}, {"xx"}}}) {
+    const GrammarPtr grammar = either(row.form);
+    for (const char* text : row.good) CHECK_MESSAGE(matches(grammar, text), text);
+    for (const char* text : row.bad) CHECK_MESSAGE(!matches(grammar, text), text);
+    for (const char* text : {R"({"name": "get_time", "parameters": {}})", "[get_time(), get_time()]"})
+      CHECK_MESSAGE(matches(grammar, text), text);
+    for (const char* text : {"", "Sure! [get_time()]", R"([get_weather(days=1)])", R"({"age": 3}[get_time()])"})
+      CHECK_MESSAGE(!matches(grammar, text), text);
+  }
+  CHECK(!matches(either({.schema = schema}, false), "[get_time(), get_time()]"));
+  CHECK(error_of([&] { either({.kind = Kind::regex, .text = "("}); }).starts_with("regex"));
+}
+
 TEST_CASE("tool grammar: what is refused") {
   auto error = [&](const char* tools, const char* name, ToolCallForm form = ToolCallForm::any) {
     return error_of([&] { compile_tool_calls(vocab().vocab, parse_json(tools, "tools"), name, true, form); });

@@ -164,8 +164,18 @@ TEST_CASE("load_plan: what the engine is asked for is looked at") {
   CHECK(error({.max_num_seqs = -1}) == "sequences must be 0 (chosen for you) or more, not -1");
   CHECK(error({.ngram_speculation = -2}) == "drafts must be 0 (chosen for you) or more, not -2");
   CHECK(error({.step_limit_s = -1}) == "a step's time limit must be 0 (none) or more seconds");
-  CHECK(error({.gpus = {0}, .batch_invariant = true}).find("batch-invariant results: not on GPUs") == 0);
-  plan_load({.batch_invariant = true}, config, 17, bf16(), std::nullopt);  // the CPU always is
+}
+
+TEST_CASE("load_plan: batch-invariant GPUs encode tiles one at a time; the CPU need not") {
+  const ModelConfig config = scout();
+  auto tiles = [&](const LoadOptions& options) {
+    const LoadPlan plan = plan_load(options, config, 17, bf16(), std::nullopt);
+    CHECK(plan.executor.max_step_tiles == plan.limits.max_step_tiles);
+    return plan.executor.max_step_tiles;
+  };
+  CHECK(tiles({.gpus = {0}, .max_context = 1024, .batch_invariant = true}) == 1);
+  CHECK(tiles({.gpus = {0}, .max_context = 1024}) > 1);
+  CHECK(tiles({.max_context = 1024, .batch_invariant = true}) > 1);
 }
 
 TEST_CASE("load_plan: a server's pages take what fits, up to what all of its sequences could need") {

@@ -23,6 +23,9 @@ class Script final : public StepRunner {
   std::vector<float> end_step_with_logits() override { return {}; }
   void encode_tiles(std::span<const BFloat16>, int64_t, int64_t) override {}
   int64_t page_tokens() const override { return 4; }
+  int64_t page_bytes(AttentionKind) const override { return 0; }
+  void read_page(AttentionKind, int32_t, std::span<std::byte>) override {}
+  void write_page(AttentionKind, int32_t, std::span<const std::byte>) override {}
 
  private:
   std::vector<int32_t> ids_;
@@ -71,6 +74,7 @@ struct Setup {
     Request request;
     request.ids = {1, 2, 3};
     request.max_tokens = options.max_tokens;
+    request.stop_ids = options.stop_ids;
     return TextStream(loop->submit(std::move(request)), frontend, options);
   }
   std::vector<int32_t> encode(std::string_view text) const { return frontend->tokenizer().encode(text); }
@@ -91,6 +95,24 @@ TEST_CASE("text_stream: text of the ids, whole characters, special tokens hidden
 
   stream = setup.start(setup.encode(text), {.show_special = true});
   CHECK(collect(stream).text == text + "<|eot|>");
+}
+
+TEST_CASE("text_stream: a stop id ends the answer; its text is part of it only where that is asked for") {
+  Setup setup;
+  const std::vector<int32_t> ids = setup.encode("One! Two! Three");
+  const std::vector<int32_t> stop = setup.encode("!");
+  REQUIRE(stop.size() == 1);
+  for (bool shown : {false, true}) {
+    TextStream stream = setup.start(ids, {.stop_ids = stop, .show_stop_id = shown});
+    Answer answer = collect(stream);
+    CHECK(answer.text == std::string(shown ? "One!" : "One"));
+    CHECK(answer.ids.back() == stop[0]);
+    CHECK(answer.last.finished.reason == FinishReason::stop);
+    CHECK(answer.last.finished.usage.completion_tokens == int64_t(answer.ids.size()));
+  }
+  // What waits for a stop string is said all the same.
+  TextStream stream = setup.start(ids, {.stop_ids = stop, .stop = {"One! "}});
+  CHECK(collect(stream).text == "One");
 }
 
 TEST_CASE("text_stream: a character that never ends comes as U+FFFD with the last event") {

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "base/base64.h"
 #include "base/file.h"
 #include "base/strings.h"
 #include "text/special_tokens.h"
@@ -12,9 +13,8 @@ namespace l4::test {
 
 // tiktoken format: "base64 rank" a line; the special tokens follow by themselves, 2,304 in all.
 inline std::string byte_tokenizer_model() {
-  static const char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string lines;
-  for (int byte = 0; byte < 256; ++byte) lines += cat(kDigits[byte >> 2], kDigits[(byte & 3) << 4], "== ", byte, "\n");
+  for (int byte = 0; byte < 256; ++byte) lines += cat(to_base64(std::string(1, char(byte))), " ", byte, "\n");
   return lines;
 }
 

@@ -1,4 +1,5 @@
 // Small and damaged rank files.
+#include "base/base64.h"
 #include "base/strings.h"
 #include "support/test.h"
 #include "text/tokenizer.h"
@@ -7,17 +8,6 @@ using namespace l4;
 using namespace l4::test;
 
 namespace {
-
-std::string to_base64(std::string_view bytes) {
-  const char* alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t group = 0;
-    for (size_t j = 0; j < 3; ++j) group = group << 8 | (i + j < bytes.size() ? uint8_t(bytes[i + j]) : 0u);
-    for (size_t j = 0; j < 4; ++j) out.push_back(i + j > bytes.size() ? '=' : alphabet[group >> (18 - 6 * j) & 63]);
-  }
-  return out;
-}
 
 std::string ranks(const std::vector<std::string>& more = {"he", "ll", "hell"}) {
   std::string out;

@@ -80,7 +80,7 @@ TEST_CASE("image: every kind of file decodes as Pillow's") {
     CHECK(info.height == image.height);
     CHECK(info.width == image.width);
     const std::string& wanted = one.find("rgb")->as_string();
-    const std::string found = hex(image.rgb);
+    const std::string found = to_hex(image.rgb);
     REQUIRE(found.size() == wanted.size());
     if (info.format != ImageFormat::jpeg) {
       CHECK(found == wanted);

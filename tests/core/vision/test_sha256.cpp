@@ -21,5 +21,5 @@ TEST_CASE("sha256: pieces hash as the whole") {
   for (size_t at = 0, n = 1; at < image.rgb.size(); at += n, n = n % 70 + 9) {
     hash.update(std::span(image.rgb).subspan(at, std::min(n, image.rgb.size() - at)));
   }
-  CHECK(hex(hash.finish()) == sha256_hex(image.rgb.data(), image.rgb.size()));
+  CHECK(to_hex(hash.finish()) == sha256_hex(image.rgb.data(), image.rgb.size()));
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/file.h"
+#include "base/hex.h"
 #include "formats/json.h"
 #include "support/test.h"
 #include "vision/image.h"
@@ -31,19 +32,10 @@ inline Image pattern(int64_t height, int64_t width) {
   return image;
 }
 
-inline std::string hex(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (uint8_t byte : bytes) {
-    text += "0123456789abcdef"[byte >> 4];
-    text += "0123456789abcdef"[byte & 15];
-  }
-  return text;
-}
-
 inline std::string sha256_hex(const void* data, size_t n_bytes) {
   Sha256 hash;
   hash.update({static_cast<const uint8_t*>(data), n_bytes});
-  return hex(hash.finish());
+  return to_hex(hash.finish());
 }
 
 }  // namespace l4::test
