@@ -242,10 +242,8 @@ class GbnfParser {
 
 }  // namespace
 
-GrammarPtr compile_gbnf(const GrammarVocabPtr& vocab, std::string_view text) {
-  GrammarRules rules;
-  RuleId root = GbnfParser(text).parse(rules);
-  return make_grammar(vocab, rules, root);
+ExprId add_gbnf(GrammarRules& rules, std::string_view text) {
+  return rules.rule(GbnfParser(text).parse(rules));
 }
 
 }  // namespace l4

@@ -52,9 +52,25 @@ enum class ToolCallForm {
   pythonic,  // [f(city="Paris"), g()]
 };
 // tool_choice "required" (name empty) or a named function. `tools`: OpenAI's array of {"type": "function", "function":
-// {"name", "parameters"}} (the inner object alone is taken too). parallel: several calls may follow one another.
+// {"name", "parameters"}} (the inner object alone is taken too). A tool without parameters takes no arguments, one whose
+// parameters list no properties takes any. parallel: several calls may follow one another.
 GrammarPtr compile_tool_calls(const GrammarVocabPtr& vocab, const Json& tools, std::string_view name, bool parallel,
                               ToolCallForm form = ToolCallForm::any);
+
+// The same as a value: what an answer may be.
+struct AnswerForm {
+  enum class Kind { json_schema, regex, choice, gbnf };
+  Kind kind = Kind::json_schema;
+  Json schema = {};                       // json_schema
+  std::string text = {};                  // regex, gbnf
+  std::vector<std::string> choices = {};  // choice
+
+  static AnswerForm any_object() { return {.schema = Json(Json::Object{{"type", "object"}})}; }
+};
+GrammarPtr compile_form(const GrammarVocabPtr& vocab, const AnswerForm& form);
+// tool_choice "auto" beside a form: the answer has it, or is calls as compile_tool_calls() has them, without prose.
+GrammarPtr compile_form_or_tool_calls(const GrammarVocabPtr& vocab, const AnswerForm& form, const Json& tools,
+                                      bool parallel);
 
 class GrammarMatcher {
  public:

@@ -365,26 +365,9 @@ ExprId parse_regex(GrammarRules& rules, RegexWriter& writer, std::string_view pa
   return piece.expr;
 }
 
-GrammarPtr compile_regex(const GrammarVocabPtr& vocab, std::string_view pattern) {
-  GrammarRules rules;
+ExprId add_regex(GrammarRules& rules, std::string_view pattern) {
   RegexWriter writer(rules);
-  RuleId root = rules.new_rule("regex");
-  rules.define(root, parse_regex(rules, writer, pattern, true, "regex"));
-  return make_grammar(vocab, rules, root);
-}
-
-GrammarPtr compile_choice(const GrammarVocabPtr& vocab, std::span<const std::string> choices) {
-  if (choices.empty()) fail(ErrorKind::usage, "choice: the list is empty");
-  size_t n_bytes = 0;
-  for (const std::string& choice : choices) {
-    n_bytes += choice.size();
-    if (!is_valid_utf8(choice)) fail(ErrorKind::usage, "choice: not UTF-8");
-  }
-  if (n_bytes > grammar_limits::kMaxTextBytes) fail(ErrorKind::usage, "choice: longer than 1 MiB in all");
-  GrammarRules rules;
-  RuleId root = rules.new_rule("choice");
-  rules.define(root, rules.one_of_texts({choices.begin(), choices.end()}));
-  return make_grammar(vocab, rules, root);
+  return parse_regex(rules, writer, pattern, true, "regex");
 }
 
 }  // namespace l4

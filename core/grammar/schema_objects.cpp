@@ -133,24 +133,9 @@ std::vector<SchemaCompiler::Property> SchemaCompiler::properties_of_root() {
   return out;
 }
 
-namespace {
-
-GrammarPtr compile_json(const GrammarVocabPtr& vocab, const Json& schema) {
-  GrammarRules rules;
+ExprId add_json_schema(GrammarRules& rules, const Json& schema) {
   JsonRules json(rules, JsonDialect::json);
-  RuleId root = rules.new_rule("json_schema#");
-  rules.define(root, SchemaCompiler(rules, json, schema, "json_schema").compile());
-  return make_grammar(vocab, rules, root);
-}
-
-}  // namespace
-
-GrammarPtr compile_json_schema(const GrammarVocabPtr& vocab, const Json& schema) {
-  return compile_json(vocab, schema);
-}
-
-GrammarPtr compile_json_object(const GrammarVocabPtr& vocab) {
-  return compile_json(vocab, Json(Json::Object{{"type", Json("object")}}));
+  return SchemaCompiler(rules, json, schema, "json_schema").compile();
 }
 
 }  // namespace l4

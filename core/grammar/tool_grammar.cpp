@@ -25,13 +25,11 @@ std::vector<Tool> read_tools(const Json& tools, std::string_view wanted) {
     if (!name || !name->is_string() || name->as_string().empty())
       fail(ErrorKind::usage, at, ".name: expected a string");
     if (!wanted.empty() && name->as_string() != wanted) continue;
-    Json schema = parameters && !parameters->is_null() ? *parameters : Json(Json::Object{{"type", Json("object")}});
+    // Without parameters there are no arguments; what lists no properties takes any.
+    const Json none(Json::Object{{"type", "object"}, {"properties", Json::Object{}}});
+    Json schema = parameters && !parameters->is_null() ? *parameters : none;
     if (!schema.is_object()) fail(ErrorKind::usage, at, ".parameters: expected an object");
-    // {"type": "object"} is how people write "no arguments"; a call with invented ones would not help them.
-    if (!schema.find("properties") && !schema.find("additionalProperties") && !schema.find("$ref") &&
-        !schema.find("allOf") && !schema.find("anyOf") && !schema.find("oneOf") && !schema.find("patternProperties")) {
-      schema.set("properties", Json(Json::Object{}));
-    }
+    if (schema.as_object().empty()) schema.set("type", "object");
     out.push_back({name->as_string(), at + ".parameters", std::move(schema)});
   }
   if (out.empty() && !wanted.empty()) fail(ErrorKind::usage, "tool_choice: no tool is named ", shown(wanted));
@@ -57,13 +55,20 @@ ExprId json_call(GrammarRules& rules, JsonRules& json, const Tool& tool) {
                      '}');
 }
 
+// Names that the schema does not list may come.
+bool is_open(const Json& schema) {
+  const Json* others = schema.find("additionalProperties");
+  if (others && !(*others == Json(false))) return true;
+  const bool refers = schema.find("$ref") || schema.find("allOf");  // to what lists them
+  return !schema.find("properties") && !others && !refers;
+}
+
 // f(a=1, b="x"); nothing where the tool's name, an argument's, or the schema's shape cannot be written so.
 std::optional<ExprId> python_call(GrammarRules& rules, JsonRules& python, const Tool& tool) {
   for (const char* key : {"anyOf", "oneOf", "patternProperties", "propertyNames"}) {
     if (tool.parameters.find(key)) return std::nullopt;
   }
-  const Json* others = tool.parameters.find("additionalProperties");
-  if ((others && !(*others == Json(false))) || !is_name(tool.name, ".-")) return std::nullopt;
+  if (is_open(tool.parameters) || !is_name(tool.name, ".-")) return std::nullopt;
   std::vector<ExprId> parts;
   std::vector<bool> required;
   bool needs_one = false;
@@ -85,10 +90,8 @@ std::optional<ExprId> python_call(GrammarRules& rules, JsonRules& python, const 
 
 }  // namespace
 
-GrammarPtr compile_tool_calls(const GrammarVocabPtr& vocab, const Json& tools, std::string_view name, bool parallel,
-                              ToolCallForm form) {
+ExprId add_tool_calls(GrammarRules& rules, const Json& tools, std::string_view name, bool parallel, ToolCallForm form) {
   std::vector<Tool> offered = read_tools(tools, name);
-  GrammarRules rules;
   JsonRules json(rules, JsonDialect::json), python(rules, JsonDialect::python);
   std::vector<ExprId> json_calls, python_calls;
   for (const Tool& tool : offered) {
@@ -112,9 +115,7 @@ GrammarPtr compile_tool_calls(const GrammarVocabPtr& vocab, const Json& tools, s
     ExprId more_calls = rules.repeat(rules.sequence({python.comma(), call}), 0, more);
     forms.push_back(rules.sequence({rules.text("["), call, more_calls, rules.text("]")}));
   }
-  RuleId root = rules.new_rule("tool calls");
-  rules.define(root, rules.any_of(std::move(forms)));
-  return make_grammar(vocab, rules, root);
+  return rules.any_of(std::move(forms));
 }
 
 }  // namespace l4

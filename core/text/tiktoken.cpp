@@ -1,9 +1,9 @@
 // Meta's tokenizer.model: one token a line, "base64(bytes) rank", ranks 0, 1, 2, ... The id of a token is its rank, and
 // the merge order is the order of ids.
 #include <algorithm>
-#include <array>
 #include <optional>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "base/strings.h"
 #include "text/special_tokens.h"
@@ -13,38 +13,12 @@ namespace l4 {
 
 namespace {
 
-// RFC 4648 with padding, nothing tolerated.
-std::optional<std::string> from_base64(std::string_view text) {
-  static const std::array<int8_t, 256> value = [] {
-    std::array<int8_t, 256> table;
-    table.fill(-1);
-    std::string_view alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < alphabet.size(); ++i) table[static_cast<unsigned char>(alphabet[i])] = int8_t(i);
-    return table;
-  }();
-  if (text.empty() || text.size() % 4) return std::nullopt;
-  size_t n_padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;
-  std::string bytes;
-  bytes.reserve(text.size() / 4 * 3);
-  for (size_t i = 0; i < text.size(); i += 4) {
-    uint32_t group = 0;
-    for (size_t j = i; j < i + 4; ++j) {
-      bool padding = j >= text.size() - n_padding;
-      int8_t v = padding ? 0 : value[static_cast<unsigned char>(text[j])];
-      if (v < 0) return std::nullopt;
-      group = group << 6 | uint32_t(v);
-    }
-    bytes.push_back(char(group >> 16));
-    bytes.push_back(char(group >> 8 & 0xFF));
-    bytes.push_back(char(group & 0xFF));
+std::optional<std::string> token_bytes(std::string_view base64) {
+  try {
+    if (!base64.empty()) return from_base64(base64);
+  } catch (const Error&) {
   }
-  uint8_t dropped = 0;  // bits that padding leaves over must be zero
-  for (size_t i = 0; i < n_padding; ++i) {
-    dropped |= uint8_t(bytes.back());
-    bytes.pop_back();
-  }
-  if (dropped) return std::nullopt;
-  return bytes;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -64,7 +38,7 @@ std::unique_ptr<Tokenizer> load_tiktoken(std::string_view ranks, std::string_vie
     auto refuse = [&](const auto&... what) { fail_input(source, " line ", line_number, ": ", what...); };
     size_t space = line.find(' ');
     if (space == std::string_view::npos) refuse("expected \"base64 rank\", found ", shown(line));
-    std::optional<std::string> bytes = from_base64(line.substr(0, space));
+    std::optional<std::string> bytes = token_bytes(line.substr(0, space));
     if (!bytes) refuse("token ", shown(line.substr(0, space)), " is not base64");
     std::optional<int64_t> rank = parse_int(line.substr(space + 1));
     if (!rank || *rank < 0) refuse("rank ", shown(line.substr(space + 1)), " is not a number from 0 up");
