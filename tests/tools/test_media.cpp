@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/base64.h"
 #include "base/paths.h"
 #include "support/test.h"
 #include "tools/common/media/data_uri.h"
@@ -24,21 +25,8 @@ std::string picture_file(const std::string& name) {
   return read_file(golden("vision/files/" + name), 1 << 20);
 }
 
-// Not the decoder's table: bit by bit.
-std::string base64(std::string_view bytes) {
-  const char* alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t bit = 0; bit < 8 * bytes.size(); bit += 6) {
-    int digit = 0;
-    for (size_t k = bit; k < bit + 6; ++k)
-      digit = 2 * digit + (k < 8 * bytes.size() ? uint8_t(bytes[k / 8]) >> (7 - k % 8) & 1 : 0);
-    out += alphabet[digit];
-  }
-  while (out.size() % 4) out += '=';
-  return out;
-}
 std::string data_uri(const std::string& name, const std::string& type = "image/png") {
-  return cat("data:", type, ";base64,", base64(picture_file(name)));
+  return cat("data:", type, ";base64,", to_base64(picture_file(name)));
 }
 
 void write(const fs::path& path, std::string_view bytes) {
@@ -112,7 +100,16 @@ class SlowFrontend final : public Frontend {
 TEST_CASE("media: base64, whole or not at all") {
   for (const std::string& bytes : {std::string("f"), std::string("fo"), std::string("foo"),
                                    std::string("\0\xFF\x80", 3), std::string("foob"), picture_file("rgb8.png")})
-    CHECK(decode_base64(base64(bytes), 1 << 20) == bytes);
+    CHECK(decode_base64(to_base64(bytes), 1 << 20) == bytes);
+  for (const char* name : {"rgb8.png", "lossless.webp"}) {
+    std::string bytes = picture_file(name);
+    for (int i = 0; i < 3; ++i, bytes += 'x') {  // what follows a picture does not matter to its type
+      const std::string uri = encode_data_uri(bytes, name);
+      CHECK(uri.starts_with(cat("data:image/", std::string(name).substr(std::string(name).find('.') + 1), ";base64,")));
+      CHECK(decode_data_uri(uri, 1 << 20) == bytes);
+    }
+  }
+  CHECK(contains(error_of([] { encode_data_uri("no picture", "a.png"); }), "a.png"));
   // RFC 4648, section 10
   CHECK(decode_base64("Zm9vYg==", 100) == "foob");
   CHECK(decode_base64("Zm9vYmE=", 100) == "fooba");
@@ -136,7 +133,7 @@ TEST_CASE("media: data addresses of pictures") {
   const std::string bytes = picture_file("rgb8.png");
   for (const char* head : {"data:image/png;base64,", "DATA:Image/PNG;BASE64,", "data:image/jpeg;base64,",
                            "data:image/jpg;base64,", "data:image/webp;base64,", "data:image/bmp;base64,"})
-    CHECK(decode_data_uri(head + base64(bytes), 1 << 20) == bytes);
+    CHECK(decode_data_uri(head + to_base64(bytes), 1 << 20) == bytes);
   for (const std::string& head :
        {std::string("data:"), std::string("data:,"), std::string("data:image/png,"),
         std::string("data:image/png;base64"), std::string("data:;base64,"), std::string("data:image/gif;base64,"),
@@ -147,7 +144,7 @@ TEST_CASE("media: data addresses of pictures") {
         std::string("data: image/png;base64,"), std::string("data:image/png;base64,data:image/png;base64,"),
         std::string("data://image/png;base64,"), std::string("data:image/png;" + std::string(100, 'x') + ";base64,")}) {
     CAPTURE(head);
-    error_of([&] { decode_data_uri(head + base64(bytes), 1 << 20); });
+    error_of([&] { decode_data_uri(head + to_base64(bytes), 1 << 20); });
   }
   CHECK(contains(error_of([] { decode_data_uri("data:video/jpeg;base64,AAAA", 100); }), "video/jpeg"));
   CHECK(!is_data_uri("dat"));
@@ -331,15 +328,15 @@ TEST_CASE("media: what is wrong with a picture names its place, and nothing else
   CHECK(load_error(loader, {good, good, good, good}) == "image 4: at most 3 images in one request, found 4");
   CHECK(contains(load_error(loader, {good, ""}), "image 2: no address"));
   CHECK(contains(load_error(loader, {"/etc/passwd"}), "image 1: expected an address that begins with data:"));
-  CHECK(contains(load_error(loader, {base64(picture_file("rgb8.png"))}), "begins with data:"));
+  CHECK(contains(load_error(loader, {to_base64(picture_file("rgb8.png"))}), "begins with data:"));
   CHECK(contains(load_error(loader, {good, "http://example.com/a.png"}), "image 2: nothing is fetched"));
   CHECK(contains(load_error(loader, {good, "data:image/png;base64,AAAA"}), "image 2: unknown image format"));
   CHECK(!contains(load_error(loader, {"file://text.png"}), "root"));  // a file's bytes are nobody's to see
-  const std::string truncated = base64(picture_file("rgb8.png").substr(0, 60));
+  const std::string truncated = to_base64(picture_file("rgb8.png").substr(0, 60));
   CHECK(contains(load_error(loader, {good, "data:image/png;base64," + truncated}), "image 2: PNG is truncated"));
-  CHECK(contains(load_error(loader, {"data:image/png;base64," + base64(std::string(5000, 'x'))}), "limit of 4.00 KiB"));
-  CHECK(contains(load_error(loader, {"data:image/gif;base64," + base64("GIF89a")}), "image/gif"));
-  CHECK(contains(load_error(loader, {"data:image/png;base64," + base64("GIF89a....")}), "image 1: this is GIF"));
+  CHECK(contains(load_error(loader, {"data:image/png;base64," + to_base64(std::string(5000, 'x'))}), "limit of 4.00 KiB"));
+  CHECK(contains(load_error(loader, {"data:image/gif;base64," + to_base64("GIF89a")}), "image/gif"));
+  CHECK(contains(load_error(loader, {"data:image/png;base64," + to_base64("GIF89a....")}), "image 1: this is GIF"));
   CHECK(loader.stats().decoded == 0);  // one bad picture and none is decoded
 }
 
@@ -351,7 +348,7 @@ TEST_CASE("media: pixels and tiles are counted from the headers") {
     std::string bytes = "BM" + le(62 + row * height) + le(0) + le(62) + le(40) + le(width) + le(height) +
                         std::string("\1\0\1\0", 4) + le(0) + le(row * height) + le(0) + le(0) + le(2) + le(0) + le(0) +
                         le(0xFFFFFF);
-    return "data:image/bmp;base64," + base64(bytes + std::string(size_t(row) * height, '\0'));
+    return "data:image/bmp;base64," + to_base64(bytes + std::string(size_t(row) * height, '\0'));
   };
   MediaOptions options;
   options.image.max_pixels = 1'000'000;
@@ -413,7 +410,9 @@ TEST_CASE("media: flags") {
   const MediaOptions o =
       parse({"--allowed-media-domains", "A.com, b.org", "--allowed-media-domains", "[\"c.net\"]",
              "--allowed-local-media-path", "/srv", "--image-fetch-timeout", "2.5", "--max-image-bytes", "1M",
-             "--max-image-pixels", "1000", "--mm-processor-cache-gb", "0.5"});
+             "--max-image-pixels", "1000", "--mm-processor-cache-gb", "0.5", "--limit-tiles-per-prompt", "34"});
+  CHECK(o.max_tiles == 34);
+  CHECK(contains(error_of([&] { parse({"--limit-tiles-per-prompt", "0"}); }), "from 1 to 1000000"));
   CHECK(o.domains == std::vector<std::string>{"a.com", "b.org", "c.net"});
   CHECK(o.local_root == "/srv");
   CHECK(o.fetch_timeout_s == 2.5);

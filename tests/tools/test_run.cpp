@@ -58,6 +58,8 @@ TEST_CASE("l4-run: a wrong command line is one line and status 2") {
       {{"-p", "x", "-r", "caf\xe9"}, "--stop: expected UTF-8 text"},
       {{"-p", "x", "--min-tokens", "3", "-n", "2"}, "--min-tokens (3) is more than --max-tokens (2)"},
       {{"-p", "x", "--logit-bias", "oops"}, "--logit-bias: expected ID=BIAS"},
+      {{"-p", "x", "-np", "0"}, "--parallel: expected a whole number from 1 to "},
+      {{"-p", "x", "--num-speculative-tokens", "3"}, "--num-speculative-tokens goes with --speculative ngram"},
       {{"-p", "x", "--ids", "1"}, "--ids is a prompt"},
       {{"--ids", "1,two"}, "expected token ids"},
       {{"--dry-run", "--tokenize"}, "one of them at a time"},

@@ -67,6 +67,32 @@ TEST_CASE("run --batch: each answer is the one that its request gets alone") {
   CHECK(one_line_error(l4_run(command), 2).find("is there already") != std::string::npos);
 }
 
+TEST_CASE("run --batch: how many at once and with which drafts changes no answer; pictures have a limit of tiles") {
+  TempDir dir;
+  const std::string folder = (source_dir() / "tests/golden/vision").string();
+  const std::string image =
+      cat(R"({"type": "image_url", "image_url": {"url": "file://)", folder, R"(/files/rgb8.png"}})");  // one tile
+  const std::string about_image = cat(R"({"messages": [{"role": "user", "content": [)", image, ",", image, "]}]}");
+  std::string lines = line("image", "/v1/chat/completions", about_image);
+  for (int i = 0; i < 6; ++i) lines += line(cat(i), "/v1/chat/completions", chat(cat("Count to ", i), 30));
+  write_file_atomic(dir / "in.jsonl", lines);
+  int n_outputs = 0;
+  const auto answered = [&](const std::vector<std::string>& words) {
+    const fs::path out = dir / cat(++n_outputs);
+    output_of(std::vector<std::string>{"--batch", (dir / "in.jsonl").string(), "-o", out.string(),
+                                       "--allowed-local-media-path", folder} +
+              words);
+    return answers(out);
+  };
+  const std::vector<Json> usual = answered({});
+  const std::vector<Json> other = answered({"-np", "1", "--speculative", "ngram", "--num-speculative-tokens", "3",
+                                            "--no-enable-prefix-caching", "--limit-tiles-per-prompt", "1"});
+  for (size_t i = 1; i < usual.size(); ++i) CHECK(text_of(usual[i]) == text_of(other[i]));
+  CHECK(at(usual[0], "response.status_code").as_integer() == 200);
+  CHECK(at(other[0], "response.status_code").as_integer() == 400);
+  CHECK(at(other[0], "response.body.error.message").as_string().find("at most 1 in one request") != std::string::npos);
+}
+
 TEST_CASE("run --batch: killed again and again, it ends with the same answers") {
   TempDir dir;
   std::string input;

@@ -2,7 +2,9 @@
 // together.
 #include <fstream>
 
+#include "base/base64.h"
 #include "base/file.h"
+#include "tools/python.h"
 #include "tools/serve_process.h"
 
 using namespace l4::test;
@@ -45,26 +47,6 @@ std::string bits_of(const HttpAnswer& answer) {
   if (answer.status != 200) return text;
   const Json body = l4::parse_json(answer.body, "answer");
   return text + dump_json(*body.find("choices")->as_array()[0].find("logprobs"));
-}
-
-std::string base64(const std::string& bytes) {
-  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t bits = 0;
-    for (size_t k = 0; k < 3; ++k) bits = bits << 8 | (i + k < bytes.size() ? uint8_t(bytes[i + k]) : 0);
-    for (size_t k = 0; k < 4; ++k)
-      out.push_back(k <= std::min<size_t>(bytes.size() - i, 3) ? kDigits[bits >> (18 - 6 * k) & 63] : '=');
-  }
-  return out;
-}
-
-// A Python that has these packages; skips the test where there is none.
-std::string python_with(const std::string& packages) {
-  const char* given = std::getenv("L4_PYTHON");
-  for (const std::string& python : given ? Words{given} : Words{"python3"})
-    if (run({python, "-c", "import " + packages}, {.timeout_s = 120}).status == 0) return python;
-  L4_SKIP("no Python with " + packages + " ($L4_PYTHON names one)");
 }
 
 void check_clients(const std::string& python, const Words& more) {
@@ -159,8 +141,8 @@ TEST_CASE("l4-serve: prompts at a chunk's edge are answered alike alone and toge
 TEST_CASE("l4-serve: pictures, many requests at once") {
   const bool all = std::getenv("L4_SOAK_SECONDS") != nullptr;
   const ServeProcess server;
-  const std::string pictures[] = {base64(l4::read_file(golden("vision/files/rgb8.png"), 1 << 20)),
-                                  base64(l4::read_file(golden("vision/files/grey8.png"), 1 << 20))};
+  const std::string pictures[] = {l4::to_base64(l4::read_file(golden("vision/files/rgb8.png"), 1 << 20)),
+                                  l4::to_base64(l4::read_file(golden("vision/files/grey8.png"), 1 << 20))};
   const auto body = [&](int n, int first) {
     std::string parts;
     for (int i = 0; i < n; ++i)
@@ -182,4 +164,41 @@ TEST_CASE("l4-serve: pictures, many requests at once") {
   for (size_t i = 0; i < many.size(); ++i) CHECK(bits_of(together[i]) == alone[i % bodies.size()]);
   CHECK(server.ask("/v1/chat/completions", body(11, 0)).status == 400);
   CHECK(server.ask("/health", "", "GET").status == 200);
+}
+
+TEST_CASE("l4-serve: beside tools a form is kept or a tool is called, whatever the model would rather say") {
+  const ServeProcess server;
+  const std::string tools =
+      R"("tools":[{"type":"function","function":{"name":"add","parameters":{"type":"object","properties":
+         {"a":{"type":"integer","maximum":9,"minimum":0}},"required":["a"]}}}])";
+  const std::string schema =
+      R"("response_format":{"type":"json_schema","json_schema":{"schema":{"enum":[{"sum":7},"seven"]}}})";
+  const std::string digits = R"("guided_regex":"[0-9a-z ]{1,20}")";
+  int n_calls = 0, n_forms = 0;
+  for (int seed = 0; seed < 32; ++seed) {
+    const Json answer = server.ask_json(
+        "/v1/chat/completions",
+        l4::cat(R"({"messages":[{"role":"user","content":"What is 3 + 4?"}],"temperature":1.5,"max_tokens":60,"seed":)",
+                seed, ",", seed % 2 ? digits : schema, ",", tools, "}"));
+    const Json& choice = answer.find("choices")->as_array()[0];
+    const Json& message = *choice.find("message");
+    const std::string reason = choice.find("finish_reason")->as_string();
+    if (reason == "length") continue;
+    if (const Json* calls = message.find("tool_calls")) {
+      ++n_calls;
+      CHECK(reason == "tool_calls");
+      const Json& call = *calls->as_array()[0].find("function");
+      CHECK(call.find("name")->as_string() == "add");
+      CHECK(l4::parse_json(call.find("arguments")->as_string(), "arguments").find("a")->is_integer());
+      continue;
+    }
+    ++n_forms;
+    const std::string said = message.find("content")->as_string();
+    if (seed % 2)
+      CHECK(said.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz ") == std::string::npos);
+    else
+      CHECK((said == "\"seven\"" || l4::parse_json(said, "content").find("sum")->as_integer() == 7));
+  }
+  CHECK(n_calls > 0);
+  CHECK(n_forms > 0);
 }

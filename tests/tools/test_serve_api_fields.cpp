@@ -131,8 +131,11 @@ TEST_CASE("serve api: tools and formats that are wrong") {
           {CHAT(R"("tools":[)" TOOL R"(],"tool_choice":3)"), 400, "invalid_type", "tool_choice", "none, auto"},
           {CHAT(R"("tools":[)" TOOL R"(],"tool_choice":{"type":"function","function":{"name":"g"}})"), 400,
            "invalid_value", "tool_choice", "no tool is called \"g\""},
-          {CHAT(R"("tools":[)" TOOL R"(],"response_format":{"type":"json_object"})"), 400, "invalid_value", "tools",
-           "no room"},
+          {CHAT(R"("tools":[)" TOOL R"(],"response_format":{"type":"json_schema","json_schema":{"schema":{"not":{}}}})"),
+           400, "invalid_value", "response_format.json_schema.schema", "not"},
+          {CHAT(R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","not":{}}}}],
+                   "response_format":{"type":"json_object"})"),
+           400, "invalid_value", "tools", "not"},
           {CHAT(R"("parallel_tool_calls":"no","tools":[)" TOOL "]"), 400, "invalid_type", "parallel_tool_calls",
            "true"},
           {CHAT(R"("response_format":"json")"), 400, "invalid_type", "response_format", "object"},
@@ -275,6 +278,8 @@ TEST_CASE("serve api: what is asked for reaches the engine") {
   CHECK(o.show_special);
   CHECK(o.stop == std::vector<std::string>{"a", "b"});
   CHECK(o.stop_ids == std::vector<int32_t>{3});
+  CHECK(!o.show_stop_id);
+  CHECK(options(R"("include_stop_str_in_output":true)").show_stop_id);
   CHECK(o.logit_bias == std::vector<std::pair<int32_t, float>>{{5, -100.0f}, {6, 1.5f}});
   CHECK(o.priority == -3);
   CHECK(o.cache_salt == "pepper");

@@ -46,6 +46,11 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
     else if (load.model_dir != fs::path(path))
       fail(ErrorKind::usage, "two models given, ", shown(load.model_dir.string()), " and ", shown(path));
   });
+  add_load_flags(flags, model);
+}
+
+void add_load_flags(Flags& flags, ModelFlags& model) {
+  LoadOptions& load = model.load;
   flags.value("-dev,--device", "auto|cpu|cuda",
               "where it runs; auto: on GPUs where there are any, of which CUDA_VISIBLE_DEVICES chooses",
               [&load](const std::string& name) { load.device = parse_device(name); });
@@ -71,7 +76,29 @@ void add_model_flags(Flags& flags, ModelFlags& model) {
               [&load](const std::string& name) { load.chat_template = parse_chat_template_name(name); });
 }
 
+void add_engine_flags(Flags& flags, ModelFlags& model) {
+  LoadOptions& load = model.load;
+  flags.group("Engine");
+  flags.number<int64_t>("-np,--parallel,--max-num-seqs", "N", "answers written at once; default 256 on GPUs, 16 on the CPU",
+                        &model.max_num_seqs_, 1, 1 << 20);
+  flags.toggle("--enable-prefix-caching,!--no-enable-prefix-caching,--cache-prompt,!--no-cache-prompt",
+               "keep the KV cache of what was computed for prompts that begin like it (default on)", &load.prefix_cache);
+  flags.value("--speculative", "off|ngram", "guess tokens from what was said before: faster for edits and quotes",
+              [&model](const std::string& name) {
+                if (name != "off" && name != "ngram") wrong_value("off or ngram", name);
+                model.ngram_ = name == "ngram";
+              });
+  flags.number<int>("--num-speculative-tokens,--spec-draft-n-max", "N", "most of them in a step (default 5)",
+                    &model.drafts_, 1, 32);
+  flags.toggle("--batch-invariant", "GPUs: the same bits whatever is computed beside a request, at some cost",
+               &load.batch_invariant);
+}
+
 void ModelFlags::complete() {
+  constexpr int kUsualDrafts = 5;
+  if (drafts_ && !ngram_) fail(ErrorKind::usage, "--num-speculative-tokens goes with --speculative ngram");
+  load.ngram_speculation = ngram_ ? drafts_.value_or(kUsualDrafts) : 0;
+  load.max_num_seqs = max_num_seqs_.value_or(load.max_num_seqs);
   load.threads = threads_.value_or(0);
   load.cuda_graphs = !no_graphs_;
   load.topology.tp = tp_.value_or(1);

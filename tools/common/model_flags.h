@@ -14,13 +14,17 @@ struct ModelFlags {
   LoadOptions load;
   bool is_demo = false;  // no model was named
 
-  // Fills in what only the whole command line decides: the demo model, the topology. Error{usage | io}.
+  // Fills in what only the whole command line decides: the demo model, the topology, drafts. Error{usage | io}.
   void complete();
 
  private:
-  friend void add_model_flags(Flags& flags, ModelFlags& model);
+  friend void add_load_flags(Flags& flags, ModelFlags& model);
+  friend void add_engine_flags(Flags& flags, ModelFlags& model);
   std::optional<int> tp_, pp_, ep_, threads_;
   bool enable_ep_ = false, no_graphs_ = false;
+  std::optional<int64_t> max_num_seqs_;
+  std::optional<int> drafts_;
+  bool ngram_ = false;
 };
 
 // --dtype, --kv-cache-dtype, --attn-dtype, --head-dtype: types of what is computed, kept and multiplied, and where they go.
@@ -31,6 +35,10 @@ struct TypeTargets {
 void add_type_flags(Flags& flags, const TypeTargets& to);
 
 void add_model_flags(Flags& flags, ModelFlags& model);  // -m, --model and all under "Model"
+void add_load_flags(Flags& flags, ModelFlags& model);   // how, without which
+
+// How requests are served side by side: --max-num-seqs, --speculative and all under "Engine".
+void add_engine_flags(Flags& flags, ModelFlags& model);
 
 // -v, --log-level: sets the level of base/log.h.
 void add_log_flags(Flags& flags);

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "base/hex.h"
 #include "formats/json.h"
 #include "tools/run/batch_journal.h"
 #include "vision/sha256.h"
@@ -38,11 +39,7 @@ InputFacts look_at(const fs::path& path) {
     sha.update({reinterpret_cast<const uint8_t*>(line.data()), line.size()});
   }
   if (in.bad()) fail(ErrorKind::io, path.string(), ": cannot be read");
-  constexpr char kDigits[] = "0123456789abcdef";
-  for (const uint8_t byte : sha.finish()) {
-    facts.id += kDigits[byte >> 4];
-    facts.id += kDigits[byte & 15];
-  }
+  facts.id = to_hex(sha.finish());
   return facts;
 }
 

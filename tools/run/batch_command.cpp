@@ -1,17 +1,20 @@
 #include "tools/run/batch_command.h"
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "tools/common/signals.h"
 #include "tools/run/batch.h"
 #include "tools/run/one_shot.h"
+#include "tools/run/prompt_cache.h"
 
 namespace l4::run {
 
 namespace {
 
 // Some wait, read and tokenised, behind those that are answered.
-int64_t max_in_flight(const LoadOptions& load, const Engine& engine) {
-  const int64_t at_once = load.max_num_seqs > 0 ? load.max_num_seqs : engine.device().starts_with("CPU") ? 16 : 256;
+int64_t max_in_flight(const Engine& engine) {
+  const int64_t at_once = std::max<int64_t>(1, engine.concurrent_sequences(1));
   return at_once + at_once / 2 + 1;
 }
 
@@ -24,13 +27,14 @@ int run_batch_command(const RunOptions& options) {
   check_batch_files(batch);
   const std::shared_ptr<const Frontend> frontend = load_frontend(options);
   const std::unique_ptr<Engine> engine = load_engine(options, frontend);
+  const PromptCache prompt_cache(options.prompt_cache, *engine);
   const fs::path& dir = options.model.load.model_dir;
   const std::unique_ptr<tools::OfflineApi> api =
       tools::make_offline_api(*engine, {dir, dir.filename().string(), options.sampling, options.media});
 
   tools::ProgressLine progress;
   int ended_by = 0;
-  batch.max_in_flight = max_in_flight(options.model.load, *engine);
+  batch.max_in_flight = max_in_flight(*engine);
   batch.progress = [&](int64_t done, int64_t total, int64_t before) {
     progress.requests("batch", done, total, before);
   };

@@ -27,6 +27,7 @@ void add_prompt_flags(Flags& flags, RunOptions& o) {
   flags.text("--ids", "IDS", "the prompt as token ids, 1,2,3 or @FILE", &o.ids);
   flags.toggle("-sp,--special", "special tokens by their names, in --raw and --tokenize text and in answers",
                &o.special);
+  l4::run::add_prompt_cache_flags(flags, o.prompt_cache);
 }
 
 void add_output_flags(Flags& flags, RunOptions& o) {
@@ -81,6 +82,8 @@ void check_batch(const RunOptions& o) {
     l4::fail(ErrorKind::usage,
              "--batch: its requests bring their prompts: without -p, -f, --ids, --system, --raw, --image, --grammar, "
              "--json-schema, --interactive, --json and --output-ids");
+  if (!o.prompt_cache.file.empty() && !o.prompt_cache.read_only)
+    l4::fail(ErrorKind::usage, "--batch: --prompt-cache is read, not written: with --prompt-cache-ro");
 }
 
 void check(const RunOptions& o) {
@@ -114,6 +117,7 @@ int l4_run_main(int argc, char** argv) {
       "l4-run -m Llama-4-Scout-17B-16E-Instruct --batch requests.jsonl -o answers.jsonl");
   add_prompt_flags(flags, o);
   l4::tools::add_model_flags(flags, o.model);
+  l4::tools::add_engine_flags(flags, o.model);
   l4::tools::add_sampling_flags(flags, o.sampling);
   l4::run::add_grammar_flags(flags, o.grammar);
   add_output_flags(flags, o);
@@ -125,6 +129,7 @@ int l4_run_main(int argc, char** argv) {
   choose_task(o, tasks);
   check(o);
   check_batch(o);
+  o.prompt_cache.check();
 
   if (o.task == RunOptions::Task::list_devices) return l4::run::run_text_task(o);
   o.model.complete();

@@ -6,6 +6,7 @@
 #include "tools/common/signals.h"
 #include "tools/run/answer.h"
 #include "tools/run/chat_session.h"
+#include "tools/run/prompt_cache.h"
 #include "tools/run/text_tasks.h"
 
 namespace l4::run {
@@ -78,6 +79,7 @@ int run_one_shot(const RunOptions& options) {
   begin = Clock::now();
   const std::unique_ptr<Engine> engine = load_engine(options, loaded);
   facts.load_ms += ms_since(begin);
+  PromptCache prompt_cache(options.prompt_cache, *engine);
   ending.reset();
   log_info("seed ", facts.seed);
 
@@ -90,8 +92,9 @@ int run_one_shot(const RunOptions& options) {
     progress.clear();
     if (streams) write_stdout(on_terminal ? tools::printable(text) : std::string(text));
   };
-  const Answer answer = take_answer(engine->start(std::move(prompt), generation), view);
+  const Answer answer = take_answer(engine->start(prompt, generation), view);
   progress.clear();
+  prompt_cache.answered(std::move(prompt), answer);
 
   if (options.json) {
     write_stdout(dump_json(answer_json(answer, facts, tokenizer)) + "\n");
@@ -111,6 +114,8 @@ int run_one_shot(const RunOptions& options) {
   if (show_stats)
     std::fprintf(stderr, "%s%s%s\n", std::string(colors.dim).c_str(), stats_line(answer, engine->max_context()).c_str(),
                  std::string(colors.reset).c_str());
+  std::fflush(stdout);
+  prompt_cache.save();
   return answer.interrupted ? 130 : 0;
 }
 

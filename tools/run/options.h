@@ -10,6 +10,7 @@
 #include "tools/common/sampling_flags.h"
 #include "tools/common/terminal.h"
 #include "tools/run/grammar_flags.h"
+#include "tools/run/prompt_cache.h"
 
 namespace l4::run {
 
@@ -26,6 +27,7 @@ struct RunOptions {
   fs::path batch_file, output_file;
   tools::MediaOptions media;  // of the batch
   GrammarFlags grammar;
+  PromptCacheFlags prompt_cache;
   std::shared_ptr<const Grammar> compiled_grammar;  // in a chat, once the vocabulary is known
   bool interactive = false;  // chat, whatever was asked before
   bool raw = false;          // completion without a template

@@ -13,6 +13,7 @@
 #include "tools/run/commands.h"
 #include "tools/run/line_editor.h"
 #include "tools/run/one_shot.h"
+#include "tools/run/prompt_cache.h"
 #include "tools/run/text_tasks.h"
 
 namespace l4::run {
@@ -71,6 +72,7 @@ class Repl {
   const tools::Colors colors_;
   LineEditor editor_;
   ChatSession session_;
+  PromptCache prompt_cache_;
   std::string text_to_complete_;  // raw
   std::map<std::string, PreparedImage> images_;
   Totals totals_;
@@ -96,7 +98,8 @@ Repl::Repl(const RunOptions& options, Engine& engine)
       raw_(options.raw || !frontend_.chat_template()),
       screen_(tools::is_terminal(stdout) ? stdout : stderr),
       colors_(tools::colors_for(screen_, options.color)),
-      editor_(editor_options(options, screen_)) {}
+      editor_(editor_options(options, screen_)),
+      prompt_cache_(options.prompt_cache, engine) {}
 
 void Repl::say(std::string_view color, const std::string& text) {
   const std::string whole = color.empty() ? text + "\n" : cat(color, text, colors_.reset, "\n");
@@ -184,6 +187,7 @@ int Repl::run() {
       complain(cat("error: ", e.message()));
     }
   }
+  prompt_cache_.save();
   return status_;
 }
 
@@ -235,7 +239,9 @@ bool Repl::answer() {
       progress.clear();
       write_stdout(screen_ == stdout ? printable(text) : std::string(text));
     };
-    answer = take_answer(engine_.start(make_prompt(), generation), view);
+    Prompt prompt = make_prompt();
+    answer = take_answer(engine_.start(prompt, generation), view);
+    prompt_cache_.answered(std::move(prompt), answer);
   } catch (const Error& e) {
     progress.clear();
     if (e.kind() == ErrorKind::device || e.kind() == ErrorKind::internal) throw;

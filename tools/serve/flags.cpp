@@ -16,9 +16,7 @@ using Seconds = ServerOptions::Seconds;
 // What the whole command line has to be known for.
 struct Pending {
   std::optional<int> port, io_threads, workers, max_logprobs;
-  std::optional<int64_t> max_num_seqs, max_connections, max_requests;
-  std::optional<int> drafts;
-  bool ngram = false;
+  std::optional<int64_t> max_connections, max_requests;
 };
 
 void add_names(Flags& flags, const std::string& names, const std::string& value, const std::string& help,
@@ -50,24 +48,12 @@ void read_keys(const std::string& path, std::vector<std::string>& keys) {
   if (n == 0) fail_input(path, ": no API key in it");
 }
 
-void add_engine_flags(Flags& flags, ServeOptions& o, Pending& p) {
-  LoadOptions& load = o.model.load;
-  flags.group("Engine");
-  flags.number<int64_t>("-np,--parallel,--max-num-seqs", "N", "answers written at once; default 256 on GPUs, 16 on the CPU",
-                        &p.max_num_seqs, 1, 1 << 20);
-  flags.toggle("--enable-prefix-caching,!--no-enable-prefix-caching,--cache-prompt,!--no-cache-prompt",
-               "keep the KV cache of what was computed for prompts that begin like it (default on)", &load.prefix_cache);
-  flags.value("--speculative", "off|ngram", "guess tokens from what was said before: faster for edits and quotes",
-              [&p](const std::string& name) {
-                if (name != "off" && name != "ngram") wrong_value("off or ngram", name);
-                p.ngram = name == "ngram";
-              });
-  flags.number<int>("--num-speculative-tokens,--spec-draft-n-max", "N", "most of them in a step (default 5)", &p.drafts,
-                    1, 32);
-  flags.toggle("--batch-invariant", "GPUs: the same bits whatever is computed beside a request, at some cost",
-               &load.batch_invariant);
+void add_service_flags(Flags& flags, ServeOptions& o) {
+  tools::add_engine_flags(flags, o.model);
+  flags.list("--prompt-cache", "FILE", "KV of a prompt that l4-run --prompt-cache wrote, known from the start; repeatable",
+             [&o](const std::string& path) { o.prompt_caches.emplace_back(path); });
   flags.value("--step-timeout", "SECONDS", "end the process when a step takes longer (default 300; 0: never)",
-              [&load](const std::string& text) {
+              [&load = o.model.load](const std::string& text) {
                 const std::optional<double> seconds = parse_double(text);
                 if (!seconds || !(*seconds >= 0 && *seconds <= 1e7)) wrong_value("seconds from 0", text);
                 load.step_limit_s = *seconds;
@@ -161,10 +147,6 @@ void complete(ServeOptions& o, const Pending& p) {
   set(s.max_connections, p.max_connections);
   set(s.max_requests, p.max_requests);
   set(o.max_logprobs, p.max_logprobs);
-  set(o.model.load.max_num_seqs, p.max_num_seqs);
-  constexpr int kUsualDrafts = 5;
-  o.model.load.ngram_speculation = p.ngram ? p.drafts.value_or(kUsualDrafts) : 0;
-  if (p.drafts && !p.ngram) fail(ErrorKind::usage, "--num-speculative-tokens goes with --speculative ngram");
   if (s.tls_certificate.empty() != s.tls_key.empty())
     fail(ErrorKind::usage, "--ssl-certfile and --ssl-keyfile go together");
   if (!o.media.local_root.empty() && !fs::is_directory(o.media.local_root))
@@ -187,7 +169,7 @@ std::optional<int> parse_serve_flags(int argc, char** argv, ServeOptions& option
       "         --ssl-certfile cert.pem --ssl-keyfile key.pem\n"
       "l4-serve --config serve.yaml --log-format json");
   tools::add_model_flags(flags, options.model);
-  add_engine_flags(flags, options, pending);
+  add_service_flags(flags, options);
   add_server_flags(flags, options, pending);
   add_request_flags(flags, options, pending);
   tools::add_sampling_flags(flags, options.sampling);

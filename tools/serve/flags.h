@@ -25,6 +25,7 @@ struct ServeOptions {
   ServerOptions::Seconds drain_timeout{30};
   tools::MediaOptions media;                    // --limit-mm-per-prompt, --allowed-local-media-path, ...
   int max_logprobs = 20;
+  std::vector<fs::path> prompt_caches;          // read before the first request
   bool page = true;                             // the chat page at /
   bool dry_run = false;                         // print what would be served, and end
 };

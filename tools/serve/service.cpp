@@ -50,6 +50,7 @@ std::unique_ptr<Engine> load_engine(const ServeOptions& o, std::shared_ptr<const
   LoadOptions load = o.model.load;
   load.frontend = std::move(frontend);
   load.kv_fills_memory = true;
+  load.record_ahead = true;
   load.on_stall = [&watch](const std::string& what) { watch.on_stall(what); };
   load.on_progress = [&log, tenth = uint64_t(0)](uint64_t done, uint64_t total) mutable {
     if (total == 0 || done * 10 / total <= tenth) return;
@@ -57,6 +58,19 @@ std::unique_ptr<Engine> load_engine(const ServeOptions& o, std::shared_ptr<const
     log.write(LogLevel::info, "loading", {{"percent", int64_t(tenth * 10)}, {"of", human_bytes(total)}});
   };
   return Engine::load(load);
+}
+
+// What is wrong with one is said; its prompt is computed when it comes.
+void read_prompt_caches(const ServeOptions& o, Engine& engine, const ServeLog& log) {
+  for (const fs::path& file : o.prompt_caches) {
+    try {
+      const int64_t n = engine.load_prompt(file);
+      log.say(LogLevel::info, cat("prompt cache: the KV of ", n, " tokens of ", file.string()));
+    } catch (const Error& e) {
+      if (e.kind() == ErrorKind::device || e.kind() == ErrorKind::internal) throw;
+      log.say(LogLevel::warning, cat("prompt cache: ", e.message()));
+    }
+  }
 }
 
 }  // namespace
@@ -119,6 +133,7 @@ int run_service(const ServeOptions& o) {
   server.start();
   log.say(LogLevel::info, cat(version_line("l4-serve"), " listens at ", server.url()));
   engine = load_engine(o, frontend, watch, log);
+  read_prompt_caches(o, *engine, log);
   source.set_engine(*engine);
   for (const std::string& line : describe_service(o, *engine)) log.say(LogLevel::info, line);
   log.say(LogLevel::info, cat("ready at ", server.url()));

@@ -17,4 +17,8 @@ std::string decode_data_uri(std::string_view uri, uint64_t max_bytes);
 
 bool is_data_uri(std::string_view url);
 
+// "data:image/png;base64,..." of a picture file's bytes, its type told from them. `source` names it in errors:
+// Error{input | unsupported} for bytes of no picture that is read.
+std::string encode_data_uri(std::string_view bytes, std::string_view source);
+
 }  // namespace l4::tools

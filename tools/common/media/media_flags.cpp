@@ -32,6 +32,14 @@ void add_media_flags(Flags& flags, MediaOptions& o) {
   flags.group("Pictures that requests name (data: addresses always, others where these say so)");
   flags.value("--limit-mm-per-prompt", "image=N", "at most N pictures in one request; default: 10",
               [&o](const std::string& text) { o.max_images = parse_limit(text); });
+  flags.value("--limit-tiles-per-prompt", "N",
+              "at most N tiles of 336 pixels in the pictures of one request; default: as many as --limit-mm-per-prompt "
+              "pictures may have",
+              [&o](const std::string& text) {
+                const std::optional<int64_t> n = parse_int(text);
+                if (!n || *n < 1 || *n > 1'000'000) wrong_value("a whole number from 1 to 1000000", text);
+                o.max_tiles = *n;
+              });
   flags.path("--allowed-local-media-path,--media-path", "DIR", "file:// addresses below this directory", &o.local_root);
   flags.list("--allowed-media-domains", "HOSTS", "http(s):// addresses of these hosts, a,b; no redirects; repeatable",
              [&o](const std::string& text) {

@@ -73,8 +73,8 @@ void read_conversation(const Fields& body, const Json& json, const ReadContext& 
   const bool continues = body.flag_or("continue_final_message", false);
   if (continues && body.flag_or("add_generation_prompt", false))
     body.bad_value("continue_final_message", "not beside \"add_generation_prompt\": true");
-  ask.options.grammar = context.grammars.read(body);
-  apply_tools(body, read_tool_choice(body), body.flag_or("parallel_tool_calls", true), context, chat, ask);
+  apply_tools(body, read_tool_choice(body), body.flag_or("parallel_tool_calls", true), read_form(body), context, chat,
+              ask);
   ask.prompts.push_back(chat_prompt(context, std::move(chat), continues));
 }
 

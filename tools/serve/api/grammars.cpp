@@ -35,9 +35,21 @@ GrammarPtr Grammars::compiled(std::string key, std::string_view field, const std
   return grammar;
 }
 
-GrammarPtr Grammars::json_schema(const Json& schema, std::string_view field) {
-  return compiled("schema " + dump_json(schema, JsonStyle::compact), field,
-                  [&] { return compile_json_schema(vocab_, schema); });
+namespace {
+// Of what the grammar depends on.
+std::string key_of(const AnswerForm& form) {
+  Json choices(Json::Array{});
+  for (const std::string& choice : form.choices) choices.push_back(choice);
+  return cat(int(form.kind), " ",
+             form.kind == AnswerForm::Kind::json_schema ? dump_json(form.schema, JsonStyle::compact)
+             : form.kind == AnswerForm::Kind::choice    ? dump_json(choices, JsonStyle::compact)
+                                                        : form.text);
+}
+}  // namespace
+
+GrammarPtr Grammars::form(const std::optional<AskedForm>& asked) {
+  if (!asked) return nullptr;
+  return compiled("form " + key_of(asked->form), asked->field, [&] { return compile_form(vocab_, asked->form); });
 }
 
 GrammarPtr Grammars::tool_calls(const Json& tools, const std::string& name, bool parallel) {
@@ -45,11 +57,18 @@ GrammarPtr Grammars::tool_calls(const Json& tools, const std::string& name, bool
                   [&] { return compile_tool_calls(vocab_, tools, name, parallel); });
 }
 
-GrammarPtr Grammars::read_format(const Fields& format) {
+GrammarPtr Grammars::form_or_calls(const AskedForm& asked, const Json& tools, bool parallel) {
+  (void)form(asked);  // what is wrong with it is its field's fault, the rest the tools'
+  return compiled(cat("either ", parallel, " ", dump_json(tools, JsonStyle::compact), " ", key_of(asked.form)), "tools",
+                  [&] { return compile_form_or_tool_calls(vocab_, asked.form, tools, parallel); });
+}
+
+// ---- reading --------------------------------------------------------------------------------------------------------
+
+std::optional<AskedForm> read_format(const Fields& format) {
   const std::string type = format.need_text("type");
-  if (type == "text") return nullptr;
-  if (type == "json_object")
-    return compiled("object", format.path("type"), [&] { return compile_json_object(vocab_); });
+  if (type == "text") return std::nullopt;
+  if (type == "json_object") return AskedForm{AnswerForm::any_object(), format.path("type")};
   if (type != "json_schema") format.bad_value("type", "expected text, json_object or json_schema, found ", shown(type));
   const std::optional<Fields> inner = format.object("json_schema");
   const Fields& holder = inner ? *inner : format;
@@ -57,21 +76,25 @@ GrammarPtr Grammars::read_format(const Fields& format) {
   const Json* schema = holder.find("schema");
   if (!schema) holder.missing("schema");
   if (!schema->is_object() && !schema->is_bool()) holder.wrong("schema", "a JSON schema");
-  return json_schema(*schema, holder.path("schema"));
+  return AskedForm{{.schema = *schema}, holder.path("schema")};
 }
 
+namespace {
+
 // `kind`: json, regex, choice, grammar or json_object.
-GrammarPtr Grammars::read_member(const Fields& from, const std::string& key, const std::string& kind) {
+std::optional<AskedForm> read_member(const Fields& from, const std::string& key, const std::string& kind) {
   const Json* value = from.find(key);
   const std::string field = from.path(key);
   if (kind == "json") {
-    if (value->is_object()) return json_schema(*value, field);
+    if (value->is_object()) return AskedForm{{.schema = *value}, field};
     const std::string text = *from.text(key);
-    return json_schema(
-        blaming(field, [&] { return parse_json(text, field, {.max_depth = 64, .max_values = 100'000}); }), field);
+    Json schema = blaming(field, [&] { return parse_json(text, field, {.max_depth = 64, .max_values = 100'000}); });
+    return AskedForm{{.schema = std::move(schema)}, field};
   }
-  if (kind == "json_object")
-    return from.flag_or(key, false) ? compiled("object", field, [&] { return compile_json_object(vocab_); }) : nullptr;
+  if (kind == "json_object") {
+    if (!from.flag_or(key, false)) return std::nullopt;
+    return AskedForm{AnswerForm::any_object(), field};
+  }
   if (kind == "choice") {
     std::vector<std::string> choices;
     for (const Json& choice : *from.list(key)) {
@@ -79,21 +102,21 @@ GrammarPtr Grammars::read_member(const Fields& from, const std::string& key, con
       choices.push_back(choice.as_string());
     }
     if (choices.empty()) from.bad_value(key, "expected at least one choice");
-    return compiled("choice " + dump_json(*value, JsonStyle::compact), field,
-                    [&] { return compile_choice(vocab_, choices); });
+    return AskedForm{{.kind = AnswerForm::Kind::choice, .choices = std::move(choices)}, field};
   }
-  const std::string text = *from.text(key);
-  return compiled(cat(kind, " ", text), field,
-                  [&] { return kind == "regex" ? compile_regex(vocab_, text) : compile_gbnf(vocab_, text); });
+  const auto form = kind == "regex" ? AnswerForm::Kind::regex : AnswerForm::Kind::gbnf;
+  return AskedForm{{.kind = form, .text = *from.text(key)}, field};
 }
 
-GrammarPtr Grammars::read(const Fields& body) {
-  GrammarPtr grammar;
+}  // namespace
+
+std::optional<AskedForm> read_form(const Fields& body) {
+  std::optional<AskedForm> form;
   std::string first;
-  const auto take = [&](const std::string& name, GrammarPtr found) {
+  const auto take = [&](const std::string& name, std::optional<AskedForm> found) {
     if (!found) return;
-    if (grammar) refuse(name, "invalid_value", "the answer's form is given by ", first, " already: one of them");
-    grammar = std::move(found);
+    if (form) refuse(name, "invalid_value", "the answer's form is given by ", first, " already: one of them");
+    form = std::move(found);
     first = name;
   };
   if (const std::optional<Fields> format = body.object("response_format"))
@@ -105,7 +128,7 @@ GrammarPtr Grammars::read(const Fields& body) {
     for (const char* kind : {"json", "regex", "choice", "grammar", "json_object"})
       if (outputs->has(kind)) take(outputs->path(kind), read_member(*outputs, kind, kind));
   }
-  return grammar;
+  return form;
 }
 
 }  // namespace l4::serve

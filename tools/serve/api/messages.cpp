@@ -144,12 +144,13 @@ ToolChoice read_message_tool_choice(const Fields& body, bool& parallel) {
 void read_conversation(const Fields& body, const ReadContext& context, Ask& ask) {
   ChatRequest chat = read_messages(body);
   read_message_tools(body, chat);
+  std::optional<AskedForm> form;
   const std::optional<Fields> config = body.object("output_config");
   if (const auto format = config ? config->object("format") : body.object("output_format"))
-    ask.options.grammar = context.grammars.read_format(*format);
+    form = read_format(*format);
   bool parallel = true;
   const ToolChoice choice = read_message_tool_choice(body, parallel);
-  apply_tools(body, choice, parallel, context, chat, ask);
+  apply_tools(body, choice, parallel, form, context, chat, ask);
   // An assistant's message at the end is the beginning of the answer.
   const bool continues = chat.messages.back().role == "assistant" && chat.messages.back().tool_calls.empty();
   ask.prompts.push_back(chat_prompt(context, std::move(chat), continues));

@@ -89,6 +89,7 @@ void read_sampling(const Fields& body, const ReadContext& context, Ask& ask) {
   o.ignore_eos = body.flag_or("ignore_eos", o.ignore_eos);
   o.show_special = !body.flag_or("skip_special_tokens", !o.show_special);
   ask.keep_stop_text = body.flag_or("include_stop_str_in_output", false);
+  o.show_stop_id = ask.keep_stop_text;
   if (const auto priority = body.integer("priority", INT32_MIN, INT32_MAX)) o.priority = int32_t(*priority);
   o.cache_salt = body.text("cache_salt").value_or("");
   if (body.has("cache_salt") && (o.cache_salt.empty() || o.cache_salt.size() > 1024))
@@ -175,17 +176,15 @@ ToolChoice read_tool_choice(const Fields& body) {
   return {ToolChoice::Kind::named, function ? function->need_text("name") : named.need_text("name")};
 }
 
-void apply_tools(const Fields& body, const ToolChoice& choice, bool parallel, const ReadContext& context,
-                 ChatRequest& chat, Ask& ask) {
+void apply_tools(const Fields& body, const ToolChoice& choice, bool parallel, const std::optional<AskedForm>& form,
+                 const ReadContext& context, ChatRequest& chat, Ask& ask) {
   using Kind = ToolChoice::Kind;
   const bool forced = choice.kind == Kind::required || choice.kind == Kind::named;
-  if (!chat.tools || chat.tools->empty()) {
-    if (forced) body.bad_value("tool_choice", "a call is required, but there are no tools");
+  if (forced && (!chat.tools || chat.tools->empty()))
+    body.bad_value("tool_choice", "a call is required, but there are no tools");
+  if (!chat.tools || chat.tools->empty() || choice.kind == Kind::none) {
     chat.tools.reset();
-    return;
-  }
-  if (choice.kind == Kind::none) {
-    chat.tools.reset();
+    ask.options.grammar = context.grammars.form(form);
     return;
   }
   ask.tool_names = names_of(*chat.tools);
@@ -193,11 +192,10 @@ void apply_tools(const Fields& body, const ToolChoice& choice, bool parallel, co
   if (choice.kind == Kind::named &&
       std::find(ask.tool_names.begin(), ask.tool_names.end(), choice.name) == ask.tool_names.end())
     body.bad_value("tool_choice", "no tool is called ", shown(choice.name));
-  if (ask.options.grammar)
-    body.bad_value("tools",
-                   "the answer's form is given already, which leaves no room for calls: with tool_choice "
-                   "\"none\" the tools are left out");
-  if (forced) ask.options.grammar = context.grammars.tool_calls(Json(*chat.tools), choice.name, parallel);
+  if (forced)
+    ask.options.grammar = context.grammars.tool_calls(Json(*chat.tools), choice.name, parallel);
+  else if (form)
+    ask.options.grammar = context.grammars.form_or_calls(*form, Json(*chat.tools), parallel);
 }
 
 // ---- The prompt -----------------------------------------------------------------------------------------------------

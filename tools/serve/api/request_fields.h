@@ -48,9 +48,10 @@ struct ToolChoice {
   std::string name;  // kind named
 };
 void check_tools(const Json::Array& tools, std::string_view field);
-// What is forced becomes ask.options.grammar, which must be free; with Kind::none the prompt goes without tools.
-void apply_tools(const Fields& body, const ToolChoice& choice, bool parallel, const ReadContext& context,
-                 ChatRequest& chat, Ask& ask);
+// Fills in ask.options.grammar: the form that was asked for; beside tools that may be called, that form or calls; a call
+// alone where one is forced, which leaves nothing to have the form. With Kind::none the prompt goes without tools.
+void apply_tools(const Fields& body, const ToolChoice& choice, bool parallel, const std::optional<AskedForm>& form,
+                 const ReadContext& context, ChatRequest& chat, Ask& ask);
 // OpenAI's tool_choice: "none", "auto", "required" or {"type": "function", "function": {"name"}} (Responses: "name").
 ToolChoice read_tool_choice(const Fields& body);
 

@@ -145,11 +145,11 @@ Ask ResponsesDialect::read(const Json& json, const ReadContext& context, std::un
 
   ChatRequest chat = read_input(body);
   read_response_tools(body, chat);
-  ask.options.grammar = context.grammars.read(body);
+  std::optional<AskedForm> form = read_form(body);
   if (const std::optional<Fields> text = body.object("text"))
     if (const std::optional<Fields> format = text->object("format"))
-      if (GrammarPtr grammar = context.grammars.read_format(*format)) ask.options.grammar = std::move(grammar);
-  apply_tools(body, read_tool_choice(body), body.flag_or("parallel_tool_calls", true), context, chat, ask);
+      if (std::optional<AskedForm> asked = read_format(*format)) form = std::move(asked);
+  apply_tools(body, read_tool_choice(body), body.flag_or("parallel_tool_calls", true), form, context, chat, ask);
   ask.prompts.push_back(chat_prompt(context, std::move(chat), false));
   check_length(ask, context, "max_output_tokens");
   dialect.reset(new ResponsesDialect(json, ask, context.frontend().tokenizer(), ask.tokens));

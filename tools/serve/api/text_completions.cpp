@@ -65,7 +65,7 @@ Ask CompletionsDialect::read(const Json& json, const ReadContext& context, std::
   if (n_prompt || (echo && n_logprobs))
     ask.options.prompt_logprobs = int32_t(std::max(n_prompt.value_or(0), echo ? n_logprobs.value_or(0) : 0));
   ask.tokens = n_logprobs || n_prompt;
-  ask.options.grammar = context.grammars.read(body);
+  ask.options.grammar = context.grammars.form(read_form(body));
 
   std::vector<EchoedPrompt> echoed;
   const bool add_special = body.flag_or("add_special_tokens", true);

@@ -4,6 +4,7 @@
 
 #include <boost/asio/post.hpp>
 
+#include "base/hex.h"
 #include "base/strings.h"
 #include "tools/serve/http/response_head.h"
 
@@ -33,11 +34,9 @@ bool is_sane_id(const std::string& id) {
 }
 
 std::string random_id() {
-  unsigned char bytes[16];
+  uint8_t bytes[16];
   L4_CHECK(getrandom(bytes, sizeof bytes, 0) == ssize_t(sizeof bytes));
-  std::string out;
-  for (unsigned char b : bytes) out += {"0123456789abcdef"[b >> 4], "0123456789abcdef"[b & 15]};
-  return out;
+  return to_hex(bytes);
 }
 
 }  // namespace
@@ -61,9 +60,7 @@ Connection::Connection(IoThread& io, Shared& shared, std::shared_ptr<Stream> str
       is_tls_(is_tls),
       reader_({shared.options.max_header_bytes, shared.options.max_headers}),
       phase_(is_tls ? Phase::handshake : Phase::idle),
-      read_buffer_(kSmallRead) {
-  shared_.connections_gauge.set(double(++shared_.connections));
-}
+      read_buffer_(kSmallRead) {}
 
 Connection::~Connection() {
   shared_.connections_gauge.set(double(--shared_.connections));

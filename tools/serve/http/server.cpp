@@ -3,6 +3,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
@@ -128,8 +129,7 @@ struct Server::Impl {
   }
 
   void accept(size_t i) {
-    IoThread& target = *io[next_io++ % io.size()];
-    acceptors[i]->async_accept(target.context, [this, i, &target](error_code ec, tcp::socket socket) {
+    acceptors[i]->async_accept([this, i](error_code ec, tcp::socket socket) {
       if (ec == asio::error::operation_aborted || !acceptors[i]->is_open()) return;
       if (ec) {  // no descriptors, no memory: those that are open go on, and will end
         log.write(LogLevel::warning, "accept_failed", {{"reason", std::strerror(ec.value())}});
@@ -139,12 +139,14 @@ struct Server::Impl {
         });
         return;
       }
-      welcome(std::move(socket), target);
+      welcome(std::move(socket));
       accept(i);
     });
   }
 
-  void welcome(tcp::socket socket, IoThread& target) {
+  // By the first I/O thread, to which the socket belongs. It reaches the thread that it is for as a descriptor: a socket
+  // that ends in another thread than the one that waits for its events can take other work of that thread with it.
+  void welcome(tcp::socket socket) {
     error_code ec;
     const tcp::endpoint remote = socket.remote_endpoint(ec);
     if (ec) return;  // it has gone already
@@ -154,10 +156,23 @@ struct Server::Impl {
     // A client that vanished without a word is noticed when what was written stays unconfirmed.
     const unsigned patience_ms = unsigned(std::clamp(options.write_timeout.count() * 1000, 1.0, 1e9));
     setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
-    auto connection =
-        std::make_shared<Connection>(target, shared, make_stream(std::move(socket), tls.get()),
-                                     cat(bracketed(remote.address().to_string()), ":", remote.port()), tls != nullptr);
-    asio::post(target.context, [connection = std::move(connection)] { connection->start(); });
+    const int descriptor = socket.release(ec);
+    if (ec) return;
+    shared.connections_gauge.set(double(++shared.connections));
+    IoThread& target = *io[next_io++ % io.size()];
+    asio::post(target.context, [this, &target, remote, descriptor] {
+      tcp::socket taken(target.context);
+      error_code assign_ec;
+      taken.assign(remote.protocol(), descriptor, assign_ec);
+      if (assign_ec) {
+        ::close(descriptor);
+        shared.connections_gauge.set(double(--shared.connections));
+        return;
+      }
+      std::make_shared<Connection>(target, shared, make_stream(std::move(taken), tls.get()),
+                                   cat(bracketed(remote.address().to_string()), ":", remote.port()), tls != nullptr)
+          ->start();
+    });
   }
 
   // As much as fits into an empty socket, without waiting.

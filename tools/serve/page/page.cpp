@@ -1,7 +1,8 @@
 #include "tools/serve/page/page.h"
 
-#include <span>
+#include <array>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "vision/sha256.h"
 
@@ -13,17 +14,6 @@ constexpr std::string_view kHtml =
 #include "page.inc"
     ;
 
-std::string base64(std::span<const uint8_t> bytes) {
-  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t group = 0;
-    for (size_t j = 0; j < 3; ++j) group = group << 8 | (i + j < bytes.size() ? bytes[i + j] : 0);
-    for (size_t j = 0; j < 4; ++j) out += i + j <= bytes.size() ? kDigits[group >> (18 - 6 * j) & 63] : '=';
-  }
-  return out;
-}
-
 // 'sha256-...' of what stands between <tag> and </tag>, as browsers count it.
 std::string hash_of(std::string_view tag) {
   const std::string open = cat("<", tag, ">"), close = cat("</", tag, ">");
@@ -32,7 +22,8 @@ std::string hash_of(std::string_view tag) {
   const std::string_view text = kHtml.substr(begin + open.size(), end - begin - open.size());
   Sha256 hash;
   hash.update({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-  return cat("'sha256-", base64(hash.finish()), "'");
+  const std::array<uint8_t, 32> digest = hash.finish();
+  return cat("'sha256-", to_base64({reinterpret_cast<const char*>(digest.data()), digest.size()}), "'");
 }
 
 }  // namespace
