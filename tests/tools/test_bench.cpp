@@ -3,7 +3,7 @@
 #include "tools/bench/checkpoint.h"
 #include "tools/bench/lists.h"
 #include "tools/bench/session.h"
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
 #include "tools/run_tool.h"
 
 using namespace l4::test;
@@ -65,7 +65,7 @@ TEST_CASE("bench: lists of numbers") {
 }
 
 TEST_CASE("bench: statistics") {
-  using namespace l4::bench;
+  using namespace l4::tools;
   const std::vector<double> x = {2, 4, 4, 4, 5, 5, 7, 9};
   CHECK(mean(x) == 5);
   CHECK(standard_deviation(x) == doctest::Approx(std::sqrt(32.0 / 7)));

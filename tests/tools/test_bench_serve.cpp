@@ -7,13 +7,16 @@
 #include "support/test.h"
 #include "tools/bench/serve_load.h"
 #include "tools/bench/serve_plots.h"
-#include "tools/bench/statistics.h"
+#include "tools/common/statistics.h"
 #include "tools/fake_endpoint.h"
 #include "tools/run_tool.h"
 
 using namespace l4;
 using namespace l4::bench;
 using namespace l4::test;
+using l4::tools::mean;
+using l4::tools::percentile;
+using l4::tools::standard_deviation;
 
 namespace {
 

@@ -1,12 +1,12 @@
 // l4-convert: the text that it calibrates with, and calibration from the command line.
-#include "tools/convert/text.h"
+#include "tools/common/text_sequences.h"
 
 #include "core/l4/tiny_checkpoint.h"
 #include "tools/run_tool.h"
 
 using namespace l4;
 using namespace l4::test;
-using convert::Sequences;
+using tools::Sequences;
 
 TEST_CASE("calibrate: text") {
   TempDir dir;
@@ -15,7 +15,7 @@ TEST_CASE("calibrate: text") {
   const int32_t begin = byte_token(special::kBeginOfText);
   const auto read = [&](const std::string& name, const std::string& text, int64_t length, int64_t most) {
     write_file_atomic(dir / name, text);
-    return convert::read_sequences(dir / name, *frontend, length, most);
+    return tools::read_sequences(dir / name, *frontend, length, most);
   };
   using Ids = std::vector<int32_t>;
   CHECK(read("a.txt", "abcdefg", 4, 100) ==
@@ -32,17 +32,17 @@ TEST_CASE("calibrate: text") {
   const char* const chat =
       R"({"messages": [{"role": "user", "content": "2 + 3"}, {"role": "assistant", "content": "5"}]})";
   write_file_atomic(dir / "chat.jsonl", chat);
-  const Sequences turns = convert::read_sequences(dir / "chat.jsonl", *demo, 100, 100);
+  const Sequences turns = tools::read_sequences(dir / "chat.jsonl", *demo, 100, 100);
   REQUIRE(turns.size() == 1);
   CHECK(demo->tokenizer().decode(turns[0], false) ==
         "<|begin_of_text|><|header_start|>user<|header_end|>\n\n2 + "
         "3<|eot|><|header_start|>assistant<|header_end|>\n\n5<|eot|>");
 
   Sequences all = {{1, 2, 3}, {4, 5}, {6}};
-  CHECK(convert::take_tokens(all, 4) == Sequences{{1, 2, 3}, {4}});
+  CHECK(tools::take_tokens(all, 4) == Sequences{{1, 2, 3}, {4}});
   CHECK(all == Sequences{{6}});
-  CHECK(convert::take_tokens(all, 100) == Sequences{{6}});
-  CHECK(convert::take_tokens(all, 100).empty());
+  CHECK(tools::take_tokens(all, 100) == Sequences{{6}});
+  CHECK(tools::take_tokens(all, 100).empty());
 
   const auto error = [&](const std::string& name, const std::string& text) {
     return error_of([&] { read(name, text, 8, 100); });
@@ -55,7 +55,7 @@ TEST_CASE("calibrate: text") {
   CHECK(error("e.jsonl", "\n[1]").find("e.jsonl: line 2: expected an object, found array") != std::string::npos);
   CHECK(error("e.jsonl", "{\"text\": ").find("e.jsonl: line 1: not valid JSON") != std::string::npos);
   CHECK(error("e.jsonl", "{\"messages\": 1}").find("e.jsonl: line 1: ") != std::string::npos);
-  CHECK(error_of([&] { convert::read_sequences(dir / "nothing", *frontend, 8, 8); }).find("nothing") !=
+  CHECK(error_of([&] { tools::read_sequences(dir / "nothing", *frontend, 8, 8); }).find("nothing") !=
         std::string::npos);
 }
 

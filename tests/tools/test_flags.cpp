@@ -63,6 +63,20 @@ TEST_CASE("flags: every spelling") {
   CHECK(parsed({"-c", "1.5k"}).size == 1500);
 }
 
+TEST_CASE("flags: several words without a flag, among flags") {
+  std::vector<std::string> files;
+  std::optional<int> n;
+  Flags flags("prog", "About.");
+  flags.positionals("FILE", "help", [&](const std::string& s) { files.push_back(s); });
+  flags.number<int>("-n,--number", "N", "help", &n, 0, 9);
+  std::vector<std::string> words = {"prog", "a", "b", "-n", "3", "c"};
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  CHECK(!flags.parse(int(argv.size()), argv.data()));
+  CHECK(files == std::vector<std::string>{"a", "b", "c"});
+  CHECK(n == 3);
+}
+
 TEST_CASE("flags: what is wrong is said with the flag's name, what was expected and found") {
   const struct {
     std::vector<std::string> words;

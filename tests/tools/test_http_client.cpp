@@ -198,6 +198,9 @@ TEST_CASE("http client: tries again what may be tried again") {
       c.close();
     } else if (r.path == "/closes" && i < 2) {
       c.close();
+    } else if (r.path == "/breaks" && i < 2) {
+      c.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab");
+      c.close();
     } else if (r.path == "/busy" && i < 2) {
       c.answer(i ? 503 : 429, "{}", "Retry-After: 0\r\n");
     } else {
@@ -218,6 +221,20 @@ TEST_CASE("http client: tries again what may be tried again") {
   a = ask("/closes", events);
   CHECK(a.ok());
   CHECK(n == 3);
+  a = ask("/breaks", events);
+  CHECK(a.ok());
+  CHECK(a.body == "{}");
+  CHECK(a.attempts == 3);
+  HttpCall checked = post("/any");
+  checked.check = [&](const HttpAnswer&) { return n < 2 ? std::string("not what was asked for") : std::string(); };
+  n = 0;
+  a = client.ask(checked);
+  CHECK(a.ok());
+  CHECK(a.attempts == 2);
+  checked.check = [](const HttpAnswer&) { return std::string("never good"); };
+  a = client.ask(checked);
+  CHECK(a.problem() == "HTTP 200: never good");
+  CHECK(a.attempts == 3);
   a = ask("/never", events);
   CHECK(a.problem() == "HTTP 503: \"{}\"");
   CHECK(a.attempts == 3);

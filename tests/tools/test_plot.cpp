@@ -1,8 +1,10 @@
 #include "tools/common/plot.h"
 
 #include <cmath>
+#include <cstdio>
 
 #include "support/test.h"
+#include "tools/common/bar_plot.h"
 
 using namespace l4;
 using namespace l4::tools;
@@ -42,4 +44,43 @@ TEST_CASE("plot: text is escaped, points that are no numbers are left out, an em
   REQUIRE(std::sscanf(d.c_str(), "%lf %lfL%lf %lf", &x0, &y0, &x1, &y1) == 4);
   CHECK(x0 < x1);
   CHECK(y0 > y1);
+}
+
+TEST_CASE("bar plot: bars as long as their values, intervals, what has no number") {
+  BarPlot plot{"<t>", "s", {"first", "second"}, {}, {{"line", 50}}, 100};
+  plot.rows = {{"a<b", {BarPlot::Bar{80, 70, 90}, BarPlot::Bar{40, 40, 40}}},
+               {"none", {std::nullopt, BarPlot::Bar{NAN, 0, 1}}}};
+  const std::string svg = to_svg(plot);
+  CHECK(svg.find("<t>") == std::string::npos);
+  CHECK(svg.find("a&lt;b, first: 80.0, 70.0 to 90.0") != std::string::npos);
+  CHECK(svg.find("nan") == std::string::npos);
+  CHECK(svg.find(">line: 50.0<") != std::string::npos);
+  const auto width_of = [&](const char* style) {
+    const size_t at = svg.rfind("<rect", svg.find(cat("class=\"bar ", style, "\"><title>")));
+    double x, y, width, height;
+    REQUIRE(std::sscanf(svg.c_str() + at, "<rect x=\"%lf\" y=\"%lf\" width=\"%lf\" height=\"%lf\"", &x, &y, &width,
+                        &height) == 4);
+    return width;
+  };
+  CHECK(width_of("f0") == doctest::Approx(2 * width_of("f1")).epsilon(1e-3));
+  size_t whiskers = 0;
+  for (size_t at = svg.find("class=\"whisker\""); at != std::string::npos; at = svg.find("class=\"whisker\"", at + 1))
+    ++whiskers;
+  CHECK(whiskers == 3);  // of the first alone: the second's interval has no length
+
+  const std::string text = to_text(plot);
+  CHECK(text.find("a<b, first ") == 0);
+  CHECK(text.find("80.0  (70.0 to 90.0)\n") != std::string::npos);
+  CHECK(text.find("none, second  no number\n") != std::string::npos);
+  size_t blocks = 0;
+  for (size_t at = text.find("█"); at != std::string::npos; at = text.find("█", at + 1)) ++blocks;
+  CHECK(blocks == 32 + 16);  // of 40 each
+
+  // Names of any length; what tells them apart, at their end, stays.
+  BarPlot names{"t", "s", std::vector<std::string>(4), {}, {}, 100};
+  for (int i = 0; i < 4; ++i) names.series[size_t(i)] = std::string(300, 'x') + cat(" number ", i);
+  names.rows = {{std::string(300, 'y') + " end", std::vector<std::optional<BarPlot::Bar>>(4)}};
+  CHECK(to_svg(names).find("xx number 3</text>") != std::string::npos);
+  CHECK(to_svg(names).find("yy end</text>") != std::string::npos);
+  CHECK(to_svg(BarPlot{"t", "s", {"one"}, {}, {}, 100}).find("</svg>") != std::string::npos);
 }

@@ -136,6 +136,11 @@ void Flags::positional(const std::string& value, const std::string& help, Set se
   flag.set = std::move(set);
 }
 
+void Flags::positionals(const std::string& value, const std::string& help, Set set) {
+  positional(value, help, std::move(set));
+  flags_.back()->kind = Flag::Kind::list;
+}
+
 void Flags::toggle(const std::string& names, const std::string& help, bool* target) {
   Flag& flag = add(names, "", help);
   flag.kind = Flag::Kind::toggle;
@@ -222,6 +227,7 @@ void Flags::read_config(const fs::path& path) {
 // ---- reading the words ----------------------------------------------------------------------------------------------
 
 std::optional<int> Flags::parse(int argc, char** argv) {
+  constexpr int kMostPositionals = 10000;
   bool help = false, version = false;
   std::optional<std::string> shell;
   group("Other");
@@ -250,9 +256,9 @@ std::optional<int> Flags::parse(int argc, char** argv) {
     } else if (flag->kind == Flag::Kind::value) {
       flag->option->expected(1)->take_last();
     } else {
-      flag->option->expected(1)->take_all();
+      flag->option->expected(1, flag->is_positional ? kMostPositionals : 1)->take_all();
     }
-    flag->option->allow_extra_args(false);
+    flag->option->allow_extra_args(flag->is_positional && flag->kind == Flag::Kind::list);
   }
 
   std::vector<std::string> words;

@@ -37,6 +37,7 @@ class Flags {
   void value(const std::string& names, const std::string& value, const std::string& help, Set set);
   void list(const std::string& names, const std::string& value, const std::string& help, Set set);  // may be repeated
   void positional(const std::string& value, const std::string& help, Set set);
+  void positionals(const std::string& value, const std::string& help, Set set);  // one or several, the last of all
   // "--x,!--no-x": the second turns it off.
   void toggle(const std::string& names, const std::string& help, bool* target);
   void count(const std::string& names, const std::string& help, std::function<void(int)> set);  // -v, -vv

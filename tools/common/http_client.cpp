@@ -347,7 +347,8 @@ struct HttpClient::Impl::Work : std::enable_shared_from_this<Work> {
   }
 
   void done() {
-    if (worth_another_try(answer.status) && answer.attempts < owner.options.max_attempts)
+    if (call.check && answer.ok()) answer.error = call.check(answer);
+    if ((worth_another_try(answer.status) || !answer.error.empty()) && answer.attempts < owner.options.max_attempts)
       return try_again(parse_int(std::string(parser->get()[http::field::retry_after])).value_or(0));
     if (parser->keep_alive() && buffer.size() == 0) owner.idle.push_back(std::move(connection));
     finish();
@@ -358,7 +359,8 @@ struct HttpClient::Impl::Work : std::enable_shared_from_this<Work> {
     drop_connection();
     if (was_stale) return begin_attempt();  // the server had closed it before we wrote
     answer.error = cat(owner.options.base.origin(), ": ", what_failed(ec));
-    if (!answered && answer.attempts < owner.options.max_attempts) return try_again(0);
+    const bool too_large = ec == http::error::body_limit || ec == http::error::header_limit;
+    if (!sse && !too_large && answer.attempts < owner.options.max_attempts) return try_again(0);
     finish();
   }
 

@@ -40,8 +40,9 @@ struct HttpClientOptions {
   double connect_timeout_s = 10;   // with the TLS handshake
   double silence_timeout_s = 600;  // between two reads of an answer
   int64_t max_body_bytes = int64_t(1) << 30;
-  // A connection that cannot be made, and an answer of 429, 500, 502, 503 or 504, is tried again after a wait that
-  // doubles (what Retry-After says, if longer), half of it by chance. Answers that began to stream are not.
+  // A connection that cannot be made or breaks, silence, an answer of 429, 500, 502, 503 or 504, or one that `check`
+  // refuses, is tried again after a wait that doubles (what Retry-After says, if longer), half of it by chance. Answers
+  // that began to stream are not.
   int max_attempts = 1;
   double first_wait_s = 0.5, longest_wait_s = 30;
 };
@@ -64,6 +65,8 @@ struct HttpCall {
   std::string body = {};              // JSON
   // Events of a text/event-stream with status 200, and when their bytes were read. Without it they are body.
   std::function<void(const SseEvent&, Clock::time_point)> on_event = {};
+  // Why a whole answer with a status of success is none, in one line; empty: it is one.
+  std::function<std::string(const HttpAnswer&)> check = {};
   std::function<void(HttpAnswer&)> on_done = {};  // once, unless cancelled
 };
 

@@ -2,12 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <set>
 
 #include "base/strings.h"
+#include "tools/common/svg.h"
 
 namespace l4::tools {
+
+using svg::escaped;
+using svg::line_at;
+using svg::px;
+using svg::text_at;
+using svg::tick_text;
 
 namespace {
 
@@ -16,75 +22,6 @@ constexpr double kWidth = 960, kMargin = 28, kHeader = 78, kPanelHeight = 262, k
 constexpr double kPanelWidth = (kWidth - 2 * kMargin - kGap) / 2;
 // The frame of the axes within a panel.
 constexpr double kLeft = 50, kRight = 10, kTop = 52, kBottom = 42;
-
-// Colours stand in classes, not in variables: some viewers know no variables. Both sets keep 3:1 against their ground
-// and differ in lightness too, for those who do not see their hues.
-constexpr const char* kStyle = R"(
-svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-.ground { fill: #ffffff; } .title { fill: #1a1d21; font-size: 19px; font-weight: 650; }
-.subtitle { fill: #5c6470; font-size: 12.5px; } .name { fill: #1a1d21; font-size: 13.5px; font-weight: 600; }
-.label, .tick { fill: #5c6470; font-size: 11.5px; } .tick { font-variant-numeric: tabular-nums; }
-.grid { stroke: #e6e8ec; stroke-width: 1; } .axis { stroke: #aab1bb; stroke-width: 1; }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
-.s0 { stroke: #2563c9; } .f0 { fill: #2563c9; } .s1 { stroke: #c2710c; } .f1 { fill: #c2710c; }
-.s2 { stroke: #a3195b; } .f2 { fill: #a3195b; } .s3 { stroke: #0f766e; } .f3 { fill: #0f766e; }
-.dot { fill-opacity: 0.28; }
-@media (prefers-color-scheme: dark) {
-.ground { fill: #14171b; } .title, .name { fill: #e9ebee; } .subtitle, .label, .tick { fill: #98a1ad; }
-.grid { stroke: #262b32; } .axis { stroke: #4b535f; }
-.s0 { stroke: #6ea8ff; } .f0 { fill: #6ea8ff; } .s1 { stroke: #f0a848; } .f1 { fill: #f0a848; }
-.s2 { stroke: #f472a8; } .f2 { fill: #f472a8; } .s3 { stroke: #4fd1c0; } .f3 { fill: #4fd1c0; }
-}
-)";
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : utf8_replace_invalid(text)) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '&')
-      out += "&amp;";
-    else if (c == '"')
-      out += "&quot;";
-    else if (static_cast<unsigned char>(c) < ' ')
-      out += ' ';
-    else
-      out += c;
-  }
-  return out;
-}
-
-std::string px(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.2f", value);
-  return text;
-}
-
-// 0.25, 40, 2,500, 12k, 1.5M
-std::string tick_text(double value, double step) {
-  char text[40];
-  if (step >= 1e5)
-    std::snprintf(text, sizeof text, "%gM", value / 1e6);
-  else if (step >= 1e3 && value >= 1e4)
-    std::snprintf(text, sizeof text, "%gk", value / 1e3);
-  else if (value >= 1e3 && value == std::floor(value))
-    return human_count(uint64_t(value));
-  else
-    std::snprintf(text, sizeof text, "%g", value);
-  return value == 0 ? "0" : text;
-}
-
-std::string text_at(double x, double y, const char* style, const char* anchor, std::string_view text) {
-  return cat("<text x=\"", px(x), "\" y=\"", px(y), "\" class=\"", style, "\" text-anchor=\"", anchor, "\">",
-             escaped(text), "</text>\n");
-}
-
-std::string line_at(double x0, double y0, double x1, double y1, const char* style) {
-  return cat("<line x1=\"", px(x0), "\" y1=\"", px(y0), "\" x2=\"", px(x1), "\" y2=\"", px(y1), "\" class=\"", style,
-             "\"/>\n");
-}
 
 class PanelDrawing {
  public:
@@ -209,10 +146,7 @@ std::vector<double> round_ticks(double top, int n) {
 std::string to_svg(const Plot& plot) {
   const size_t rows = (plot.panels.size() + 1) / 2;
   const double height = kHeader + double(rows) * kPanelHeight + double(rows - (rows > 0)) * 12 + 16;
-  std::string out =
-      cat("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 ", px(kWidth), " ", px(height), "\" width=\"",
-          px(kWidth), "\" height=\"", px(height), "\" role=\"img\">\n<title>", escaped(plot.title), "</title>\n<style>",
-          kStyle, "</style>\n<rect width=\"100%\" height=\"100%\" class=\"ground\"/>\n");
+  std::string out = svg::begin(kWidth, height, plot.title);
   out += text_at(kMargin, 36, "title", "start", plot.title);
   out += text_at(kMargin, 57, "subtitle", "start", plot.subtitle);
   for (size_t i = 0; i < plot.panels.size(); ++i) {

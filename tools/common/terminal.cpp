@@ -101,21 +101,24 @@ void ProgressLine::tokens(std::string_view what, int64_t done, int64_t total) {
        cat(human_count(uint64_t(done)), " / ", human_count(uint64_t(total)), " tokens"));
 }
 
-void ProgressLine::requests(std::string_view what, int64_t done, int64_t total, int64_t done_before) {
+void ProgressLine::items(std::string_view what, std::string_view noun, int64_t done, int64_t total, int64_t done_before,
+                         std::string_view note) {
   if (total == 0 || !due(done == total)) return;
   const double seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
-  std::string detail = cat(human_count(uint64_t(done)), " / ", human_count(uint64_t(total)), " requests");
+  std::string detail = cat(human_count(uint64_t(done)), " / ", human_count(uint64_t(total)), " ", noun);
+  if (!note.empty()) detail += cat("  ", note);
   if (seconds > 2 && done > done_before)
     detail += cat("  ", time_left(seconds * double(total - done) / double(done - done_before)));
   draw(what, double(done) / double(total), detail);
 }
 
 void ProgressLine::draw(std::string_view what, double share, const std::string& detail) {
-  constexpr int kBar = 24;
-  const int filled = std::clamp(int(share * kBar), 0, kBar);
-  std::string line = cat(what, " [", std::string(size_t(filled), '#'), std::string(size_t(kBar - filled), '.'), "] ",
-                         int(share * 100), "%  ", detail);
   const size_t width = size_t(std::max(terminal_width(stderr) - 1, 10));
+  const std::string behind = cat("] ", int(share * 100), "%  ", detail);
+  // The bar makes room for what can only be read.
+  const int bar = std::clamp(int(width) - int(what.size() + 2 + behind.size()), 6, 24);
+  const int filled = std::clamp(int(share * bar), 0, bar);
+  std::string line = cat(what, " [", std::string(size_t(filled), '#'), std::string(size_t(bar - filled), '.'), behind);
   if (line.size() > width) line.resize(width);
   std::fprintf(stderr, "\r%s\x1b[K", line.c_str());
   std::fflush(stderr);

@@ -42,8 +42,13 @@ class ProgressLine {
 
   void bytes(std::string_view what, uint64_t done, uint64_t total);  // with a rate, and what is left
   void tokens(std::string_view what, int64_t done, int64_t total);
-  // With what is left by the speed of this run: done_before were done before it.
-  void requests(std::string_view what, int64_t done, int64_t total, int64_t done_before);
+  // With what is left by the speed of this run: done_before were done before it. `noun` is what they are called, `note`
+  // stands behind the count, like a score.
+  void items(std::string_view what, std::string_view noun, int64_t done, int64_t total, int64_t done_before,
+             std::string_view note = {});
+  void requests(std::string_view what, int64_t done, int64_t total, int64_t done_before) {
+    items(what, "requests", done, total, done_before);
+  }
   void clear();
 
  private:

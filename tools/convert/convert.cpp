@@ -6,6 +6,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/hex.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "quant/fp8.h"
@@ -32,10 +33,7 @@ std::string digest_of(const Sequences& sequences) {
     update(std::array{uint64_t(ids.size())});
     update(ids);
   }
-  std::string text;
-  for (const uint8_t byte : sha.finish())
-    for (const int half : {byte >> 4, byte & 15}) text += "0123456789abcdef"[half];
-  return text;
+  return to_hex(sha.finish());
 }
 
 // Everything that a resumed run must find unchanged. `format` counts up when the same options give other bytes.
@@ -223,7 +221,7 @@ std::string verify(const ConvertOptions& o, const Sequences& sequences, std::opt
   if (max_kl && !(found.mean_kl <= *max_kl))
     fail_input(o.target.string(), ": the mean KL divergence from the source is ", found.mean_kl, ", above --max-kl ",
                *max_kl);
-  return found.text();
+  return cat("\nverified on ", std::to_string(found.n_tokens), " tokens, beside the source\n", found.text());
 }
 
 }  // namespace l4::convert

@@ -10,11 +10,12 @@
 #include "model/kv_cache.h"
 #include "model/text_model.h"
 #include "model/weight_source.h"
+#include "tools/common/text_sequences.h"
 #include "tools/convert/observed_backend.h"
 
 namespace l4::convert {
 
-using Sequences = std::vector<std::vector<int32_t>>;  // of token ids, none empty
+using tools::Sequences;
 
 class LayerRunner {
  public:

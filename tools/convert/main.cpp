@@ -2,8 +2,8 @@
 #include "tools/common/model_flags.h"
 #include "tools/common/signals.h"
 #include "tools/common/terminal.h"
+#include "tools/common/text_sequences.h"
 #include "tools/convert/convert.h"
-#include "tools/convert/text.h"
 #include "tools/convert/verify.h"
 #include "tools/entry.h"
 
@@ -27,7 +27,7 @@ Sequences read_texts(const TextFlags& flags, l4::convert::ConvertOptions& o) {
   const auto frontend = l4::Frontend::load(o.source);
   const l4::TextConfig& text = frontend->config().text;
   if (flags.calibration.empty()) {
-    Sequences built_in = {frontend->prompt_from_text(l4::convert::kBuiltInText).ids};
+    Sequences built_in = {frontend->prompt_from_text(l4::tools::kBuiltInText).ids};
     built_in[0].resize(size_t(std::min<int64_t>(int64_t(built_in[0].size()), text.max_positions)));
     return built_in;
   }
@@ -37,14 +37,14 @@ Sequences read_texts(const TextFlags& flags, l4::convert::ConvertOptions& o) {
          frontend->config().source);
   const int64_t wanted = flags.tokens.value_or(kDefaultTokens);
   const int64_t most = wanted + (flags.verify ? l4::convert::kVerifyTokens : 0);
-  Sequences all = l4::convert::read_sequences(flags.calibration, *frontend, length, most);
-  const int64_t n_tokens = l4::convert::count_tokens(all);
+  Sequences all = l4::tools::read_sequences(flags.calibration, *frontend, length, most);
+  const int64_t n_tokens = l4::tools::count_tokens(all);
   if (flags.tokens && n_tokens < wanted)
     l4::fail_input(flags.calibration.string(), ": has ", n_tokens, " tokens in sequences of up to ", length,
                    ", --calibration-tokens asks for ", wanted);
-  o.calibration = l4::convert::take_tokens(all, wanted);
-  if (2 * l4::convert::count_tokens(all) < l4::convert::kVerifyTokens) all = o.calibration;  // too little follows
-  all = l4::convert::take_tokens(all, l4::convert::kVerifyTokens);
+  o.calibration = l4::tools::take_tokens(all, wanted);
+  if (2 * l4::tools::count_tokens(all) < l4::convert::kVerifyTokens) all = o.calibration;  // too little follows
+  all = l4::tools::take_tokens(all, l4::convert::kVerifyTokens);
   for (auto& ids : all) ids.resize(std::min(ids.size(), size_t(l4::convert::kVerifyLength)));
   return all;
 }

@@ -5,21 +5,12 @@
 #include <functional>
 #include <string>
 
-#include "formats/json.h"
+#include "tools/common/logit_comparison.h"
 #include "tools/convert/layer_runner.h"
 
 namespace l4::convert {
 
-struct Comparison {
-  int64_t n_tokens = 0;
-  double mean_kl = 0, max_kl = 0;                       // of the target's distribution from the source's, nats
-  double top1 = 0;                                      // share of positions at which both would say the same
-  double largest_difference = 0;                        // of two logits
-  double source_perplexity = 0, target_perplexity = 0;  // of the text; 0 where it has no second token
-
-  std::string text() const;  // lines for people
-  Json json() const;
-};
+using Comparison = tools::LogitComparison;
 
 constexpr int64_t kVerifyTokens = 2048, kVerifyLength = 512;  // all together, of a sequence
 

@@ -1,10 +1,14 @@
-// Text that a conversion reads: what calibrates it, what it is looked at with afterwards.
+// Text as sequences of tokens: what calibrates a conversion, what two models are compared on.
 #pragma once
 
-#include "l4.h"
-#include "tools/convert/layer_runner.h"
+#include <string>
+#include <vector>
 
-namespace l4::convert {
+#include "l4.h"
+
+namespace l4::tools {
+
+using Sequences = std::vector<std::vector<int32_t>>;  // of token ids, none empty
 
 // A file of plain text is cut into sequences of `length` tokens, each behind the beginning-of-text token. Of JSON lines
 // (FILE.jsonl) each is a sequence, cut off at `length`: {"text": "..."} or a conversation, {"messages": [...]}, by the
@@ -16,7 +20,7 @@ int64_t count_tokens(const Sequences& sequences);
 // The first sequences with `most` tokens together, the last of them cut off there; the others stay in `sequences`.
 Sequences take_tokens(Sequences& sequences, int64_t most);
 
-// Some hundred words of English, for looking at a result without a text at hand.
+// Some hundred words of English, for looking at a model without a text at hand.
 extern const char* const kBuiltInText;
 
-}  // namespace l4::convert
+}  // namespace l4::tools

@@ -1,4 +1,4 @@
-#include "tools/convert/text.h"
+#include "tools/common/text_sequences.h"
 
 #include <algorithm>
 
@@ -7,7 +7,7 @@
 #include "text/chat_template.h"
 #include "tools/common/model_flags.h"
 
-namespace l4::convert {
+namespace l4::tools {
 
 namespace {
 
@@ -26,7 +26,7 @@ std::vector<int32_t> ids_of_line(const Json& line, const Frontend& frontend) {
 }  // namespace
 
 Sequences read_sequences(const fs::path& file, const Frontend& frontend, int64_t length, int64_t most) {
-  const std::string text = tools::read_text(file);
+  const std::string text = read_text(file);
   Sequences sequences;
   int64_t left = most;
   const auto add = [&](std::vector<int32_t> ids) {
@@ -109,4 +109,4 @@ def tide(hours, mean=2.4, range=1.6):
 L'hiver, le vent vient du nord-est. Im Winter kommt der Wind aus Nordosten. El barco sale a las ocho y media.
 )";
 
-}  // namespace l4::convert
+}  // namespace l4::tools
