@@ -4,9 +4,11 @@
     scripts/eval/accuracy_table.py                       2,100 questions, on the CPU
     scripts/eval/accuracy_table.py --device cuda --questions 6000 --linears all
 
-Converts the model with l4-convert, asks with l4-eval generate (greedy, bfloat16), scores by rule. Questions are made here from a
-seed that training never used, of kinds of which the BF16 model gets most but not all right (70 to 97 %; a kind that is outside is
-named and left out): only such questions can tell two models apart. Columns:
+    scripts/eval/accuracy_table.py --work DIR --report   keeps models and runs, and puts the runs side by side in DIR/formats.html
+
+Converts the model with l4-convert, asks with l4-eval questions (greedy, bfloat16), pairs the runs with l4-eval compare. Questions are
+made here from a seed that training never used, of kinds of which the BF16 model gets most but not all right (70 to 97 %; a kind that is
+outside is named and left out): only such questions can tell two models apart. Columns:
 
     right         of the questions
     difference    from BF16 in points, and McNemar's exact p: how often questions whose outcome differs would fall as unequally, or
@@ -34,7 +36,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "demo"))
 import text_tasks as tt  # noqa: E402
 from facts import WORDS  # noqa: E402
-from score import correct, read_jsonl  # noqa: E402
+from score import read_jsonl  # noqa: E402
+
+MATCH = {"number": "number", "text": "exact", "list": "exact"}  # l4-eval questions' rule for each of the demo's
 
 # Name, arguments of l4-convert (none: the model itself), of l4-eval. {all} is "-all" with --linears all.
 FORMATS = [
@@ -130,6 +134,16 @@ class Runner:
                  "-n", most_tokens, *self.device, *flags])
             return read_jsonl(f"{scratch}/out")
 
+    def ask(self, model, flags, questions, out):
+        run([self.args.build / "l4-eval", "questions", "-m", model, "--data", questions, "-o", out, "--force", "--max-tokens", 100,
+             *self.device, *flags])
+        return out
+
+    def compare(self, first, second):
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            run([self.args.build / "l4-eval", "compare", first, second, "-o", f"{scratch}/x.json"])
+            return json.loads((Path(scratch) / "x.json").read_text())
+
     def logits(self, model, flags, ids):
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             run([self.args.build / "l4-eval", "logits", "-m", model, "--ids", ",".join(map(str, ids)), "-o", f"{scratch}/x.npy",
@@ -160,15 +174,6 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def mcnemar(before, after):
-    """Exact and two-sided, from the outcomes of the same questions."""
-    lost = sum(b and not a for b, a in zip(before, after))
-    won = sum(a and not b for b, a in zip(before, after))
-    n = lost + won
-    tail = sum(math.comb(n, k) for k in range(min(lost, won) + 1)) / 2 ** n
-    return lost, won, min(1.0, 2 * tail)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=HERE.parents[1] / "build")
@@ -180,8 +185,11 @@ def main():
     parser.add_argument("--seed", type=int, default=880_000_000)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="models at once, each on one thread (CPU)")
-    parser.add_argument("--work", type=Path, help="keep the converted models here; what is there is taken")
+    parser.add_argument("--work", type=Path, help="keep models and runs here; models that are there are taken")
+    parser.add_argument("--report", action="store_true", help="with --work: the runs side by side, formats.html and formats.md there")
     args = parser.parse_args()
+    if args.report and not args.work:
+        parser.error("--report wants --work DIR to put it")
     start = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.work or Path(scratch)
@@ -206,41 +214,54 @@ def main():
             return target
 
         models = dict(zip(models, runner.map(convert, models.values())))
-        questions = make_questions(args.questions, args.seed)
-        requests = [{"id": i, "messages": [user(item.question)]} for i, (_, item) in enumerate(questions)]
         texts = tokenize(runner, make_conversations(args.conversations, CONVERSATION_SEED, True))
 
+        questions = make_questions(args.questions, args.seed)
+        data = folder / "questions.jsonl"
+
+        def write_questions(kept):
+            data.write_text("".join(json.dumps({"id": i, "group": suite, "prompt": item.question, "answer": item.answer,
+                                                "match": MATCH[item.rule]}) + "\n"
+                                    for i, (suite, item) in enumerate(questions) if suite in kept))
+
+        def run_of(name):
+            return folder / (name.lower().replace(",", "").replace(" ", "-") + ".jsonl")
+
+        # All kinds to BF16 alone, then those that can tell.
+        write_questions(SUITES)
+        all_kinds = read_jsonl(runner.ask(args.model, FORMATS[0][2], data, folder / "all-kinds.jsonl"))[1:]
+        shares = {suite: [r["right"] for r in all_kinds if r["group"] == suite] for suite in SUITES}
+        shares = {suite: sum(right) / len(right) for suite, right in shares.items()}
+        kept = [suite for suite, share in shares.items() if LOWEST <= share <= HIGHEST]
+        if not kept:
+            sys.exit("accuracy_table.py: no kind of question is between 70 and 97 %")
+        write_questions(kept)
+
         def measure(row):
-            _, flags, eval_flags = row
+            name, flags, eval_flags = row
             model = models["".join(flags)] if flags else args.model
-            outputs = {a["id"]: a["output"] for a in runner.generate(model, eval_flags, requests, 100)}
-            right = [correct(item.rule, outputs[i], item.answer) for i, (_, item) in enumerate(questions)]
-            return right, [log_softmax(runner.logits(model, eval_flags, ids)) for ids, _ in texts]
+            runner.ask(model, eval_flags, data, run_of(name))
+            return [log_softmax(runner.logits(model, eval_flags, ids)) for ids, _ in texts]
 
-        found = runner.map(measure, FORMATS)
+        logs_of = runner.map(measure, FORMATS)
+        runs = [run_of(name) for name, *_ in FORMATS]
+        pairs = runner.map(lambda file: runner.compare(runs[0], file), runs)
+        if args.report:
+            run([args.build / "l4-eval", "report", *runs, "-o", folder / "formats.html", "-o", folder / "formats.md"])
 
-    kept, kinds = [], []
-    for suite in SUITES:
-        places = [i for i, (name, _) in enumerate(questions) if name == suite]
-        share = sum(found[0][0][i] for i in places) / len(places)
-        inside = LOWEST <= share <= HIGHEST
-        kept += places if inside else []
-        kinds.append(f"{suite} {100 * share:.1f} %" + ("" if inside else " (left out)"))
     n_tokens = sum(len(ids) for ids, _ in texts)
-    print(f"{len(kept)} questions, BF16 right: {', '.join(kinds)}; {n_tokens} tokens of conversations; {time.time() - start:.0f} s\n")
-    if not kept:
-        sys.exit("accuracy_table.py: no kind of question is between 70 and 97 %")
+    kinds = ", ".join(f"{suite} {100 * share:.1f} %" + ("" if suite in kept else " (left out)") for suite, share in shares.items())
+    print(f"{pairs[0]['all']['pairs']} questions, BF16 right: {kinds}; {n_tokens} tokens of conversations; {time.time() - start:.0f} s\n")
     print("| format | right | difference | lost, won | McNemar p | perplexity | mean KL |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    before = [found[0][0][i] for i in kept]
-    for (name, *_), (right, logs) in zip(FORMATS, found):
-        after = [right[i] for i in kept]
+    for (name, *_), pair, logs in zip(FORMATS, pairs, logs_of):
         nll = [-log[places, np.array(ids)[places + 1]] for log, (ids, places) in zip(logs, texts)]
-        kl = [(np.exp(p) * (p - q)).sum(-1) for p, q in zip(found[0][1], logs)]
-        cells = [name, f"{100 * sum(after) / len(after):.2f} %", "", "", "", f"{math.exp(np.concatenate(nll).mean()):.4f}", ""]
-        if logs is not found[0][1]:
-            lost, won, p = mcnemar(before, after)
-            cells[2:5] = [f"{100 * (sum(after) - sum(before)) / len(after):+.2f}", f"{lost}, {won}", f"{p:.2g}"]
+        kl = [(np.exp(p) * (p - q)).sum(-1) for p, q in zip(logs_of[0], logs)]
+        counts = pair["all"]
+        cells = [name, f"{100 * counts['second']:.2f} %", "", "", "", f"{math.exp(np.concatenate(nll).mean()):.4f}", ""]
+        if logs is not logs_of[0]:
+            cells[2:5] = [f"{100 * (counts['second'] - counts['first']):+.2f}", f"{counts['only_first']}, {counts['only_second']}",
+                          f"{counts['mcnemar_p']:.2g}"]
             cells[6] = f"{np.concatenate(kl).mean():.2g}"
         print("| " + " | ".join(cells) + " |")
 

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/base64.h"
 #include "base/file.h"
 
 namespace l4::test {
@@ -189,17 +190,7 @@ void Browser::screenshot(const std::string& name) {
   const char* folder = std::getenv("L4_SCREENSHOTS");
   if (!folder) return;
   const Json answer = call("Page.captureScreenshot", {{"format", "png"}});
-  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string bytes;
-  uint32_t group = 0;
-  int n_bits = 0;
-  for (const char c : member(answer, "data").as_string()) {
-    const size_t digit = kDigits.find(c);
-    if (digit == std::string_view::npos) break;  // padding
-    group = group << 6 | uint32_t(digit);
-    if ((n_bits += 6) >= 8) bytes.push_back(char(group >> (n_bits -= 8)));
-  }
-  write_file_atomic(fs::path(folder) / (name + ".png"), bytes);
+  write_file_atomic(fs::path(folder) / (name + ".png"), from_base64(member(answer, "data").as_string()));
 }
 
 }  // namespace l4::test
