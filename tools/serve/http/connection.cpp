@@ -60,7 +60,9 @@ Connection::Connection(IoThread& io, Shared& shared, std::shared_ptr<Stream> str
       is_tls_(is_tls),
       reader_({shared.options.max_header_bytes, shared.options.max_headers}),
       phase_(is_tls ? Phase::handshake : Phase::idle),
-      read_buffer_(kSmallRead) {}
+      read_buffer_(kSmallRead) {
+  shared_.connections_gauge.set(double(++shared_.connections));
+}
 
 Connection::~Connection() {
   shared_.connections_gauge.set(double(--shared_.connections));

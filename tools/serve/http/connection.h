@@ -44,7 +44,6 @@ struct IoThread {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   using Clock = std::chrono::steady_clock;
-  // One of Shared::connections, counted by its maker, until it ends.
   Connection(IoThread& io, Shared& shared, std::shared_ptr<Stream> stream, std::string remote, bool is_tls);
   ~Connection();
 

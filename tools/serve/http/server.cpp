@@ -3,7 +3,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
@@ -129,7 +128,8 @@ struct Server::Impl {
   }
 
   void accept(size_t i) {
-    acceptors[i]->async_accept([this, i](error_code ec, tcp::socket socket) {
+    IoThread& target = *io[next_io++ % io.size()];
+    acceptors[i]->async_accept(target.context, [this, i, &target](error_code ec, tcp::socket socket) {
       if (ec == asio::error::operation_aborted || !acceptors[i]->is_open()) return;
       if (ec) {  // no descriptors, no memory: those that are open go on, and will end
         log.write(LogLevel::warning, "accept_failed", {{"reason", std::strerror(ec.value())}});
@@ -139,14 +139,12 @@ struct Server::Impl {
         });
         return;
       }
-      welcome(std::move(socket));
+      welcome(std::move(socket), target);
       accept(i);
     });
   }
 
-  // By the first I/O thread, to which the socket belongs. It reaches the thread that it is for as a descriptor: a socket
-  // that ends in another thread than the one that waits for its events can take other work of that thread with it.
-  void welcome(tcp::socket socket) {
+  void welcome(tcp::socket socket, IoThread& target) {
     error_code ec;
     const tcp::endpoint remote = socket.remote_endpoint(ec);
     if (ec) return;  // it has gone already
@@ -156,23 +154,10 @@ struct Server::Impl {
     // A client that vanished without a word is noticed when what was written stays unconfirmed.
     const unsigned patience_ms = unsigned(std::clamp(options.write_timeout.count() * 1000, 1.0, 1e9));
     setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
-    const int descriptor = socket.release(ec);
-    if (ec) return;
-    shared.connections_gauge.set(double(++shared.connections));
-    IoThread& target = *io[next_io++ % io.size()];
-    asio::post(target.context, [this, &target, remote, descriptor] {
-      tcp::socket taken(target.context);
-      error_code assign_ec;
-      taken.assign(remote.protocol(), descriptor, assign_ec);
-      if (assign_ec) {
-        ::close(descriptor);
-        shared.connections_gauge.set(double(--shared.connections));
-        return;
-      }
-      std::make_shared<Connection>(target, shared, make_stream(std::move(taken), tls.get()),
-                                   cat(bracketed(remote.address().to_string()), ":", remote.port()), tls != nullptr)
-          ->start();
-    });
+    auto connection =
+        std::make_shared<Connection>(target, shared, make_stream(std::move(socket), tls.get()),
+                                     cat(bracketed(remote.address().to_string()), ":", remote.port()), tls != nullptr);
+    asio::post(target.context, [connection = std::move(connection)] { connection->start(); });
   }
 
   // As much as fits into an empty socket, without waiting.
@@ -226,22 +211,23 @@ struct Server::Impl {
     for (const auto& acceptor : acceptors) acceptor->close(ignored);
   }
 
+  void end(size_t i) {
+    io[i]->ends = true;
+    timers[i]->cancel();
+    const std::vector<std::shared_ptr<Connection>> all(io[i]->connections.begin(), io[i]->connections.end());
+    for (const auto& connection : all) connection->close();
+    guards[i]->reset();
+  }
+
   void stop() {
     if (threads.empty()) return;
     shared.draining = true;
-    asio::post(io[0]->context, [this] { stop_accepting(); });
-    for (size_t i = 0; i < io.size(); ++i) {
-      // Twice around: a connection that was accepted a moment ago is on its way to its thread.
-      asio::post(io[0]->context, [this, i] {
-        asio::post(io[i]->context, [this, i] {
-          io[i]->ends = true;
-          timers[i]->cancel();
-          const std::vector<std::shared_ptr<Connection>> all(io[i]->connections.begin(), io[i]->connections.end());
-          for (const auto& connection : all) connection->close();
-          guards[i]->reset();
-        });
-      });
-    }
+    // By way of the first thread: a connection that was accepted a moment ago is on its way to its own. All of them at
+    // once: the first thread ends when it has come to its own end, and would leave what is posted to it later.
+    asio::post(io[0]->context, [this] {
+      stop_accepting();
+      for (size_t i = 0; i < io.size(); ++i) asio::post(io[i]->context, [this, i] { end(i); });
+    });
     for (std::thread& thread : threads) thread.join();
     threads.clear();
   }
