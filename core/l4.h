@@ -129,8 +129,8 @@ struct LoadOptions {
   int ngram_speculation = 0;          // most drafts a sequence and step, looked up in what it has said; 0: off
   double step_limit_s = 0;            // a step that takes longer fails everything; 0: off. See on_stall
   // Results do not depend on what is computed beside them, nor on how a prompt is cut into steps: the CPU's never do.
-  // GPUs' kernels otherwise add up in an order that follows the number of rows; this is slower, and with several GPUs
-  // wants such as reach each other's memory (Error{unsupported}).
+  // GPUs' kernels otherwise add up in an order that follows the number of rows; this is slower (kernels/cuda/NOTES.md), and
+  // with several GPUs wants such as reach each other's memory (Error{unsupported}).
   bool batch_invariant = false;
   Topology topology = {};
   std::optional<ChatTemplate> chat_template = {};  // nothing: the checkpoint's
