@@ -84,4 +84,24 @@ inline std::vector<Item> items(const Frontend& frontend, size_t n) {
   return all;
 }
 
+// What one engine answers another one answers with the KV of all but the prompt's last token from a file.
+inline void check_prompt_files(const LoadOptions& options, std::vector<Item>& all) {
+  const TempDir dir;
+  std::unique_ptr<Engine> engine = Engine::load(options);
+  for (size_t i = 0; i < all.size(); ++i) {
+    all[i].alone = collect(engine->start(all[i].prompt, all[i].options));
+    CHECK(engine->save_prompt(all[i].prompt, dir / cat(i)) >= int64_t(all[i].prompt.ids.size()) - 1);
+  }
+  engine = Engine::load(options);
+  for (size_t i = 0; i < all.size(); ++i) {
+    CAPTURE(i);
+    const int64_t n = int64_t(all[i].prompt.ids.size());
+    CHECK(engine->load_prompt(dir / cat(i), cat("salt ", i)) >= n - 1);
+    all[i].options.cache_salt = cat("salt ", i);
+    const Answer again = collect(engine->start(all[i].prompt, all[i].options));
+    CHECK(again == all[i].alone);
+    CHECK(again.finished.usage.cached_tokens == n - 1);
+  }
+}
+
 }  // namespace l4::test

@@ -6,26 +6,6 @@ using namespace l4::test;
 
 namespace {
 
-// What one engine answers another one answers with the KV of all but the prompt's last token from a file.
-void check_same(const LoadOptions& options, std::vector<Item>& all) {
-  const TempDir dir;
-  std::unique_ptr<Engine> engine = Engine::load(options);
-  for (size_t i = 0; i < all.size(); ++i) {
-    all[i].alone = collect(engine->start(all[i].prompt, all[i].options));
-    CHECK(engine->save_prompt(all[i].prompt, dir / cat(i)) >= int64_t(all[i].prompt.ids.size()) - 1);
-  }
-  engine = Engine::load(options);
-  for (size_t i = 0; i < all.size(); ++i) {
-    CAPTURE(i);
-    const int64_t n = int64_t(all[i].prompt.ids.size());
-    CHECK(engine->load_prompt(dir / cat(i), cat("salt ", i)) >= n - 1);
-    all[i].options.cache_salt = cat("salt ", i);
-    const Answer again = collect(engine->start(all[i].prompt, all[i].options));
-    CHECK(again == all[i].alone);
-    CHECK(again.finished.usage.cached_tokens == n - 1);
-  }
-}
-
 Prompt long_prompt(const Frontend& frontend, int64_t n, int seed) {
   Prompt prompt = frontend.prompt_from_text("Once");
   std::mt19937 random(static_cast<uint32_t>(seed));
@@ -39,7 +19,7 @@ Prompt long_prompt(const Frontend& frontend, int64_t n, int seed) {
 TEST_CASE("l4: a prompt's KV from a file gives the same answers, texts and pictures") {
   std::vector<Item> all = items(*Frontend::load(demo_model_dir()), 12);
   CHECK(std::any_of(all.begin(), all.end(), [](const Item& item) { return !item.prompt.images.empty(); }));
-  check_same(demo_options(4), all);
+  check_prompt_files(demo_options(4), all);
 }
 
 TEST_CASE("l4: a prompt's KV from a file gives the same answers at the edges of chunks and pages") {
@@ -52,7 +32,7 @@ TEST_CASE("l4: a prompt's KV from a file gives the same answers at the edges of 
     item.options.sampling.n_logprobs = 3;
     all.push_back(std::move(item));
   }
-  check_same(demo_options(2), all);
+  check_prompt_files(demo_options(2), all);
 }
 
 TEST_CASE("l4: a prompt's KV in other types and over ranks") {
@@ -65,7 +45,7 @@ TEST_CASE("l4: a prompt's KV in other types and over ranks") {
     std::vector<Item> all{{long_prompt(*frontend, 700, 3), {}, {}}};
     all[0].options.max_tokens = 6;
     all[0].options.sampling.n_logprobs = 3;
-    check_same(options, all);
+    check_prompt_files(options, all);
   }
 
   const TempDir dir;

@@ -93,6 +93,17 @@ TEST_CASE("cuda invariant: the demo model's answers with an FP8 cache, with FP8 
   check_alone_and_together({.gpus = {0}, .dtype = DType::f32});
 }
 
+TEST_CASE("cuda invariant: a prompt's KV from a file gives the same answers") {
+  skip_without_gpu();
+  for (const LoadOptions& like : {LoadOptions{.gpus = {0}}, LoadOptions{.gpus = {0}, .kv_dtype = DType::f8_e4m3}}) {
+    const LoadOptions options = demo_options(4, like);
+    std::vector<Item> all = items(*Frontend::load(demo_model_dir()), 8);
+    std::vector<int32_t>& ids = all[0].prompt.ids;  // one that ends in a later chunk, and within a page
+    if (all[0].prompt.images.empty())
+      while (ids.size() < 1111) ids.push_back(ids[ids.size() / 2]);
+    check_prompt_files(options, all);
+  }
+}
 #endif
 
 TEST_CASE("cuda invariant: the demo model's answers from two GPUs") {
@@ -100,4 +111,6 @@ TEST_CASE("cuda invariant: the demo model's answers from two GPUs") {
   LoadOptions options{.gpus = {0, 1}};
   options.topology.tp = 2;
   check_alone_and_together(options);
+  std::vector<Item> all = some_items(*Frontend::load(demo_model_dir()));
+  check_prompt_files(demo_options(4, options), all);
 }
