@@ -339,13 +339,14 @@ HeaderList Connection::common_headers() const {
 // ---- writing --------------------------------------------------------------------------------------------------------
 
 void Connection::flush() {
-  if (phase_ != Phase::answering || is_writing_ || !core_) return;
-  ExchangeCore::Output output = core_->take();
-  if (output.overflowed) {
+  if (phase_ != Phase::answering || !core_) return;
+  if (core_->is_overflowed()) {  // also while the socket takes nothing
     shared_.log.write(LogLevel::warning, "slow_reader",
                       {{"id", now_.id}, {"max_unsent_bytes", shared_.options.max_unsent_bytes}});
     return close();
   }
+  if (is_writing_) return;
+  ExchangeCore::Output output = core_->take();
   if (output.response) return queue_response(std::move(*output.response));
   if (output.events_begin || !output.events.empty() || output.ended) queue_events(output);
 }

@@ -39,13 +39,14 @@ void ExchangeCore::begin_events(HeaderList headers) {
 
 void ExchangeCore::send_event(std::string_view data, std::string_view name) {
   const std::lock_guard lock(mutex_);
-  if (phase_ != Phase::events || !is_open_ || output_.overflowed) return;
+  if (phase_ != Phase::events || !is_open_ || overflowed_) return;
   const size_t before = output_.events.size();
   append_event(output_.events, data, name);
   unsent_bytes_ += int64_t(output_.events.size() - before);
   if (unsent_bytes_ > max_unsent_bytes_) {
-    output_.overflowed = true;
+    overflowed_ = true;
     output_.events = {};
+    wake_is_due_ = false;  // the connection may wait for a write that never ends, and look at nothing till then
   }
   wake_locked();
 }
@@ -88,8 +89,12 @@ ExchangeCore::Output ExchangeCore::take() {
   wake_is_due_ = false;
   Output out = std::move(output_);
   output_ = {};
-  output_.overflowed = out.overflowed;
   return out;
+}
+
+bool ExchangeCore::is_overflowed() const {
+  const std::lock_guard lock(mutex_);
+  return overflowed_;
 }
 
 void ExchangeCore::sent(int64_t event_bytes) {

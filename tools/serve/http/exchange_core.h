@@ -36,9 +36,10 @@ class ExchangeCore {
     std::optional<HttpResponse> response;    // the whole answer
     std::optional<HeaderList> events_begin;  // of an event stream
     std::string events;                      // as they are sent
-    bool ended = false, overflowed = false;
+    bool ended = false;
   };
   Output take();
+  bool is_overflowed() const;  // more is unsent than may be: what came since is gone
   void sent(int64_t event_bytes);  // of what take() gave
   void client_gone();              // calls on_closed()'s function
   void close();                    // nothing is taken any more
@@ -50,11 +51,11 @@ class ExchangeCore {
   const ErrorFormat error_format_;
   const int64_t max_unsent_bytes_;
   std::function<void()> wake_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   enum class Phase { waiting, events, ended } phase_ = Phase::waiting;
   Output output_;
   int64_t unsent_bytes_ = 0;
-  bool wake_is_due_ = false, is_open_ = true;
+  bool wake_is_due_ = false, is_open_ = true, overflowed_ = false;
   std::atomic<bool> gone_{false};
   std::function<void()> on_closed_;
 };
