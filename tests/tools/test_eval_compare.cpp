@@ -1,4 +1,5 @@
 // Two runs question by question: of runs in memory, and of files through the command.
+#include "support/has.h"
 #include "support/test.h"
 #include "tools/eval/compare.h"
 #include "tools/eval_runs.h"
@@ -9,10 +10,6 @@ using namespace l4::eval;
 using namespace l4::test;
 
 namespace {
-
-bool has(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
-}
 
 // n questions, of which those for which `right` says so are.
 RunFile run_of(const std::string& model, int64_t n, const std::function<bool(int64_t)>& right) {

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "formats/npy.h"
+#include "support/has.h"
 #include "support/test.h"
 #include "tools/common/logit_comparison.h"
 #include "tools/eval/compare_models.h"
@@ -13,10 +14,6 @@ using namespace l4::eval;
 using namespace l4::test;
 
 namespace {
-
-bool has(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
-}
 
 Json json_at(const fs::path& path) {
   return parse_json(read_file(path, 1 << 20), path.string());

@@ -1,5 +1,6 @@
 // Summaries, lm-eval's layout, reports: of runs in memory.
 #include "formats/json.h"
+#include "support/has.h"
 #include "support/test.h"
 #include "tools/eval/published.h"
 #include "tools/eval/report.h"
@@ -11,10 +12,6 @@ using namespace l4::eval;
 using namespace l4::test;
 
 namespace {
-
-bool has(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
-}
 
 // Three subjects: 3 of 5, 1 of 3 and 4 of 6 right, and two failures.
 RunFile small_run(const std::string& model = "Llama-4-Scout") {

@@ -1,4 +1,5 @@
 // l4-eval questions as people start it, with the demo model.
+#include "support/has.h"
 #include "tools/eval/questions.h"
 #include "tools/eval_questions.h"
 #include "tools/pseudo_terminal.h"
@@ -14,10 +15,6 @@ std::vector<std::string> command(const TempDir& dir, const std::string& out,
   return std::vector<std::string>{"questions",         "-m", demo_model(), "--data", (dir / "in.jsonl").string(), "-o",
                                   (dir / out).string()} +
          more;
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 Record record_of(const RunFile& file, const std::string& id) {

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <thread>
 
+#include "support/has.h"
 #include "tools/eval/endpoint_respondent.h"
 #include "tools/eval_questions.h"
 #include "tools/fake_endpoint.h"
@@ -14,10 +15,6 @@ using namespace l4::eval;
 using namespace l4::test;
 
 namespace {
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 std::string chat_answer(const std::string& text) {
   return cat(R"({"choices": [{"message": {"role": "assistant", "content": )", json_quote(text),
