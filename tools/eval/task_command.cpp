@@ -64,7 +64,8 @@ std::string engine_line(const EngineStats& stats, double seconds) {
 int run_task_command(const TaskOptions& o, const Task& task, Json settings) {
   tools::install_signal_handlers();
   auto ending = std::make_optional<tools::EndAtInterrupt>();
-  check_before_run(o);
+  std::optional<Gate> gate;
+  if (!o.gate.empty()) gate = read_gate(o.gate);
   warn_of_bad_lines(task);
   const Prompts prompts = look_at_prompts(task);
   const RunStart start = o.resume ? RunStart::resume : o.force ? RunStart::anew : RunStart::fresh;
@@ -95,7 +96,7 @@ int run_task_command(const TaskOptions& o, const Task& task, Json settings) {
   std::string text = describe(counts, task);
   if (asked.engine) text += engine_line(asked.engine->stats(), counts.seconds);
   tools::write_stdout(text);
-  return finish_run(o, counts);
+  return finish_run(o, gate, counts);
 }
 
 }  // namespace l4::eval
