@@ -154,8 +154,7 @@ EngineRespondent::EngineRespondent(LoadOptions load, int64_t concurrency) : mode
   engine_ = Engine::load(load);
   progress.clear();
   log_info(engine_->summary());
-  const bool is_cpu = engine_->device().starts_with("CPU");
-  const int64_t at_once = load.max_num_seqs > 0 ? load.max_num_seqs : is_cpu ? 16 : 256;
+  const int64_t at_once = engine_->concurrent_sequences(1);
   max_in_flight_ = at_once + at_once / 4 + 1;
 }
 
