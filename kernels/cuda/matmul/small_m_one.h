@@ -11,10 +11,54 @@
 
 namespace l4::cuda::small_m {
 
-// How 8 columns of x, those of a lane, become operands of the slab that they are in, and where a slab's lie.
+__device__ inline void words(const uint4& v, uint32_t (&to)[4]) {
+  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+// Chunk 2 t + j of rows g and g + 8 of 16, at `rows` in a slab of a stage.
+__device__ inline void load_chunks(const unsigned char* rows, int j, int lane, uint32_t (&low)[4],
+                                   uint32_t (&high)[4]) {
+  const int g = lane / 4, t = lane % 4;
+  const unsigned char* chunk = rows + g * kSlabBytes + ((2 * t + j) ^ g) * 16;  // ^ g: Swizzle::bytes128
+  words(*reinterpret_cast<const uint4*>(chunk), low);
+  words(*reinterpret_cast<const uint4*>(chunk + 8 * kSlabBytes), high);
+}
+
+// How 8 columns of x, those of a lane, become operands of the slab that they are in, where a slab's lie, and the
+// product of a warp's part of a stage.
 struct Fp8One : Fp8Weights {
   static constexpr bool kOne = true;
   static constexpr int kXSlab = kSlabBytes;  // codes, in order
+
+  __device__ static uint2 codes(const uint4& v, const XScale& scale) {
+    float of[8];
+    widen(v, of);
+    auto two = [&](int i) { return uint32_t(fp8_pair(quotient(of[i], scale), quotient(of[i + 1], scale))); };
+    return make_uint2(two(0) | two(2) << 16, two(4) | two(6) << 16);
+  }
+  // sums += of kBlocks times 16 rows, at `rows` in a slab of a stage, by the slab's codes of x.
+  template <int kBlocks>
+  __device__ static void multiply_slab(float (&sums)[kBlocks][1][4], const unsigned char* rows,
+                                       const unsigned char* of_x, int lane) {
+    const int t = lane % 4;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      uint32_t low[kBlocks][4], high[kBlocks][4], codes_of_x[4];
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) load_chunks(rows + b * 16 * kSlabBytes, j, lane, low[b], high[b]);
+      words(*reinterpret_cast<const uint4*>(of_x + (2 * t + j) * 16), codes_of_x);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        uint32_t operand_of_x[2];
+        halves_of_fp8(codes_of_x[i], operand_of_x[0], operand_of_x[1]);  // in every column: that of the token is stored
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          uint32_t w[4];
+          operand(low[b], high[b], i, w);
+          multiply(sums[b][0], w, operand_of_x);
+        }
+      }
+    }
+  }
 };
 struct Int4One : Int4Weights {
   static constexpr bool kOne = true;
@@ -51,6 +95,46 @@ struct Int4One : Int4Weights {
   // Every second of eight codes, as sixteen times what it stands for.
   __device__ static uint32_t bytes(uint32_t codes) {
     return xor_and(codes, 0x88888888u, 0xF0F0F0F0u);
+  }
+  // The same by the slab's integers of x. scale: of the slab's first group, [groups][16], of the next 16 rows further
+  // on by next_rows. Of sums[..][0] and [2] (rows g and g + 8) those of the first column are meant.
+  template <int kBlocks>
+  __device__ static void multiply_slab(float (&sums)[kBlocks][1][4], const unsigned char* rows,
+                                       const unsigned char* of_x, const bf16* scale, int next_rows, int group,
+                                       int lane) {
+    const int g = lane / 4, t = lane % 4;
+    const float x_scale = *reinterpret_cast<const float*>(of_x + kScale);
+    of_x += g % 2 * (kWord / 2) + t * 8;
+    scale += g;
+    int part[kBlocks][4] = {};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      uint32_t low[kBlocks][4], high[kBlocks][4];
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) load_chunks(rows + b * 16 * kSlabBytes, j, lane, low[b], high[b]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int word = 4 * j + i;
+        const uint2 of = *reinterpret_cast<const uint2*>(of_x + word * kWord);
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          const uint32_t l = low[b][i], h = high[b][i];
+          mma_m16n8k32_s8(part[b], {bytes(l << 4), bytes(h << 4), bytes(l), bytes(h)}, {of.x, of.y});
+        }
+        if ((32 * (word + 1) & (group - 1)) != 0) continue;
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          const bf16* of_rows = scale + b * next_rows;
+          const float s0 = get(of_rows[0]) * x_scale, s1 = get(of_rows[8]) * x_scale;
+          float(&sum)[4] = sums[b][0];
+          sum[0] = fmaf(float(part[b][0] * 256 + part[b][1]), s0, sum[0]);
+          sum[2] = fmaf(float(part[b][2] * 256 + part[b][3]), s1, sum[2]);
+#pragma unroll
+          for (int& v : part[b]) v = 0;
+        }
+        scale += 16;
+      }
+    }
   }
 };
 
@@ -108,22 +192,13 @@ struct OneToken : Multiplier<V, mode> {
       if (begin(i) >= k) continue;
       if constexpr (Weights::kCodes) {
         if (begin(i) + 8 * lane < k)
-          *reinterpret_cast<uint2*>(x + begin(i) + 8 * lane) = codes(v[i], is_routed(i) ? scale[1] : scale[0]);
+          *reinterpret_cast<uint2*>(x + begin(i) + 8 * lane) = Weights::codes(v[i], is_routed(i) ? scale[1] : scale[0]);
       } else {
         Weights::make(v[i], lane, x + begin(i) / kAtOnce * Weights::kXSlab);
       }
     }
     barrier_sync(1, 32 * V::kWarps);
   }
-  __device__ static uint2 codes(const uint4& v, const XScale& scale) {
-    float of[8];
-    widen(v, of);
-    auto two = [&](int i) {
-      return uint32_t(fp8_pair(Weights::quotient(of[i], scale), Weights::quotient(of[i + 1], scale)));
-    };
-    return make_uint2(two(0) | two(2) << 16, two(4) | two(6) << 16);
-  }
-
   // This warp's slab of a stage: its operands of x.
   struct From {
     const unsigned char* x;
@@ -141,57 +216,15 @@ struct OneToken : Multiplier<V, mode> {
     f.until = mode == Mode::down ? stage - p.stage + m.stages : INT_MAX;
   }
 
-  __device__ void multiply_codes(Sums& sums, const unsigned char* of_x) const {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      uint32_t low[V::kBlocks][4], high[V::kBlocks][4], codes_of_x[4];
-#pragma unroll
-      for (int b = 0; b < V::kBlocks; ++b) Base::load_weights(0, b, j, low[b], high[b]);
-      Base::words(*reinterpret_cast<const uint4*>(of_x + (2 * t + j) * 16), codes_of_x);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        uint32_t operand[2];
-        halves_of_fp8(codes_of_x[i], operand[0], operand[1]);  // in every column: that of the token is stored
-#pragma unroll
-        for (int b = 0; b < V::kBlocks; ++b) {
-          uint32_t w[4];
-          Weights::operand(low[b], high[b], i, w);
-          Weights::multiply(sums[0][b][0], w, operand);
-        }
-      }
-    }
+  __device__ const unsigned char* rows_of_stage() const {
+    return ring + at.stage * a.stage_bytes + (slab * V::kTileRows + 16 * block) * kSlabBytes;
   }
   template <bool k128>
   __device__ void multiply_groups(Sums& sums, const unsigned char* of_x) const {
-    static_assert(!Weights::kGroups || V::kBlocks == 1);
     const int group = k128 ? 128 : a.group, of_stage = V::kStageK / group;
     const bf16* scale = reinterpret_cast<const bf16*>(ring + at.stage * a.stage_bytes + V::kStageBytes) +
-                        (block * of_stage + slab * (V::kSlabK / group)) * 16 + g;
-    const float x_scale = *reinterpret_cast<const float*>(of_x + Weights::kScale);
-    of_x += g % 2 * (Weights::kWord / 2) + t * 8;
-    float(&sum)[4] = sums[0][0][0];
-    int part[4] = {};
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      uint32_t low[4], high[4];
-      Base::load_weights(0, 0, j, low, high);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int word = 4 * j + i;
-        const uint2 of = *reinterpret_cast<const uint2*>(of_x + word * Weights::kWord);
-        mma_m16n8k32_s8(part,
-                        {Weights::bytes(low[i] << 4), Weights::bytes(high[i] << 4), Weights::bytes(low[i]),
-                         Weights::bytes(high[i])},
-                        {of.x, of.y});
-        if ((32 * (word + 1) & (group - 1)) != 0) continue;
-        const float s0 = get(scale[0]) * x_scale, s1 = get(scale[8]) * x_scale;
-        scale += 16;
-        sum[0] = fmaf(float(part[0] * 256 + part[1]), s0, sum[0]);
-        sum[2] = fmaf(float(part[2] * 256 + part[3]), s1, sum[2]);
-#pragma unroll
-        for (int& v : part) v = 0;
-      }
-    }
+                        (block * of_stage + slab * (V::kSlabK / group)) * 16;
+    Weights::template multiply_slab<V::kBlocks>(sums[0], rows_of_stage(), of_x, scale, of_stage * 16, group, lane);
   }
 
   __device__ void run() {
@@ -218,7 +251,7 @@ struct OneToken : Multiplier<V, mode> {
       if (stage > i.begin) mbarrier_wait(&s.full[at.stage], at.parity);
       if (from.left > 0) {
         if constexpr (Weights::kCodes)
-          multiply_codes(codes, from.x);
+          Weights::template multiply_slab<V::kBlocks>(codes[0], rows_of_stage(), from.x, lane);
         else if (a.group == 128)
           multiply_groups<true>(total, from.x);
         else
