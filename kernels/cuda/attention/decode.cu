@@ -41,26 +41,21 @@
 // a stage, of which 6 us and 7 us were the chain of latencies. On paper: a cluster for a pair, its parts exchanged in
 // shared memory, would save the way through L2 (0.5 us), but pairs longer than a cluster need that way all the same,
 // and 132 SMs are not a whole number of clusters of 8 or 16.
+#include "kernels/cuda/attention/decode_attend.h"
 #include "kernels/cuda/attention/decode_cache.h"
 #include "kernels/cuda/attention/decode_line.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/device/shared.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/ptx/exp2.h"
 #include "kernels/cuda/ptx/load.h"
-#include "kernels/cuda/ptx/mma.h"
-#include "kernels/cuda/ptx/movmatrix.h"
 #include "kernels/cuda/ptx/pdl.h"
 
 namespace l4::cuda {
 
 namespace {
 
-constexpr int kHd = int(kFastHeadDim);
-constexpr int kHeads = int(kMaxGroup);
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kStages = 3;
-constexpr uint32_t kWholeWarp = 0xffffffffu;
 
 // What a part of a pair's keys comes to, unnormalised; maxima in base 2. A slice is a quarter of each head's elements,
 // and all that a warp writes and reads.
@@ -84,169 +79,10 @@ struct DecodeArgs {
   uint32_t* counters;  // [blocks][kWarps]: of the slices of the pair that is cut at a block's end
 };
 
-// A warp's running softmax over its keys. As of mma.h: this thread has the columns (heads) 2 t and 2 t + 1.
-struct State {
-  float top[2], sum[2];       // sum: of this thread's keys only
-  float values[kHd / 16][4];  // [elements, heads]
-
-  __device__ void clear() {
-    top[0] = top[1] = -INFINITY;
-    sum[0] = sum[1] = 0;
-#pragma unroll
-    for (int i = 0; i < kHd / 16; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) values[i][j] = 0;
-  }
-};
-
-// B operands: element 16 i + .. of head g. Columns past the last head repeat it; nobody reads their sums.
 template <class Cache>
-struct Query {
-  uint32_t b[kHd / 16][2];
-  __device__ void load(const bf16* heads, int32_t group, int lane) {
-    const bf16* head = heads + min(lane / 4, group - 1) * kHd;
-#pragma unroll
-    for (int i = 0; i < kHd / 16; ++i) Cache::query(b[i], head, i, lane % 4);
-  }
-};
-
-// A step's keys, of which the first n_valid >= 1 count; is_first: the state is clear.
-template <class Cache>
-__device__ inline void attend(State& state, const Query<Cache>& query, const std::byte* stage,
-                              const typename Cache::Scales& scales, int n_valid, float scale, bool is_first, int lane) {
-  constexpr int kTiles = Cache::kTiles;
-  float even[kTiles][4] = {}, odd[kTiles][4] = {};
-#pragma unroll
-  for (int i = 0; i < kHd / 16; ++i) {
-    uint32_t a[kTiles][4];
-    Cache::keys(a, stage, i, lane);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16(i % 2 ? odd[tile] : even[tile], a[tile], query.b[i]);
-  }
-  // Keys of the tile's rows g (0, 1) and g + 8 (2, 3), heads 2 t (0, 2) and 2 t + 1 (1, 3).
-  float s[kTiles][4], next[2] = {-INFINITY, -INFINITY};
-  auto is_there = [&](int tile, int half) { return Cache::key_of(tile, half, lane / 4) < n_valid; };
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float factor = scale * scales.key(tile, i / 2);
-      s[tile][i] = is_there(tile, i / 2) ? (even[tile][i] + odd[tile][i]) * factor : -INFINITY;
-      next[i % 2] = fmaxf(next[i % 2], s[tile][i]);
-    }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int offset = 4; offset < 32; offset *= 2)
-      next[i] = fmaxf(next[i], __shfl_xor_sync(kWholeWarp, next[i], offset));
-    next[i] = fmaxf(next[i], state.top[i]);
-  }
-  if (is_first) {
-    state.top[0] = next[0];
-    state.top[1] = next[1];
-  } else if (__any_sync(kWholeWarp, next[0] != state.top[0] || next[1] != state.top[1])) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float shrink = exp2_approx(state.top[i] - next[i]);
-      state.top[i] = next[i];
-      state.sum[i] *= shrink;
-#pragma unroll
-      for (int j = 0; j < kHd / 16; ++j) {
-        state.values[j][i] *= shrink;
-        state.values[j][i + 2] *= shrink;
-      }
-    }
-  }
-  uint32_t weights[kTiles][2];
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      s[tile][i] = exp2_approx(s[tile][i] - state.top[i % 2]);
-      state.sum[i % 2] += s[tile][i];
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float by = scales.value(tile, half, is_there(tile, half));
-      weights[tile][half] = transpose_8x8(narrow(s[tile][2 * half] * by, s[tile][2 * half + 1] * by));
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kHd / 16; ++i) {
-    uint32_t a[kTiles][4];
-    Cache::values(a, stage, i, lane);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16(state.values[i], a[tile], weights[tile]);
-  }
-}
-
-// Where the warps of a block add up their states.
-struct Meeting {
-  static constexpr int kStride = kHd + 4;  // four heads beside each other in different banks
-  alignas(16) float values[kWarps][kHeads][kStride];
-  alignas(16) float top[kHeads][kWarps], sum[kHeads][kWarps];
-};
-template <class Cache>
-constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting);
+constexpr size_t kSharedBytes = size_t(kWarps) * kStages* Cache::kStageBytes + sizeof(Meeting<kWarps>);
 static_assert(kSharedBytes<Bf16Cache> <= kHalfShared - kHalfSharedStep);  // small_m.cu
 static_assert(kSharedBytes<Fp8Cache> <= kHalfShared - kHalfSharedStep);
-
-// 2^(x - top), where both may be -infinity: no key was seen.
-__device__ inline float weight_of(float x, float top) {
-  return exp2_approx(x - (top == -INFINITY ? 0.0f : top));
-}
-
-template <class Cache>
-__device__ inline void put(Meeting& meeting, const State& state, float value_scale, int warp, int lane) {
-  const int g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float sum = state.sum[i];
-#pragma unroll
-    for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(kWholeWarp, sum, offset);
-    if (g == 0) {
-      meeting.top[2 * t + i][warp] = state.top[i];
-      meeting.sum[2 * t + i][warp] = sum;
-    }
-#pragma unroll
-    for (int j = 0; j < kHd / 16; ++j) {
-      meeting.values[warp][2 * t + i][Cache::element_of(j, 0, g)] = state.values[j][i] * value_scale;
-      meeting.values[warp][2 * t + i][Cache::element_of(j, 1, g)] = state.values[j][i + 2] * value_scale;
-    }
-  }
-}
-
-// Four elements of a head over a block's keys.
-struct Sum {
-  float top = -INFINITY, sum = 0, values[4] = {};
-
-  __device__ void add(float weight, float sum_of, float4 v) {
-    sum += weight * sum_of;
-    values[0] += weight * v.x;
-    values[1] += weight * v.y;
-    values[2] += weight * v.z;
-    values[3] += weight * v.w;
-  }
-  __device__ void put(bf16* out) const {
-    const float factor = __fdividef(1, sum);
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(narrow(values[0] * factor, values[1] * factor), narrow(values[2] * factor, values[3] * factor));
-  }
-};
-
-// Four elements over the warps.
-__device__ inline Sum add_warps(const Meeting& meeting, int head, int element) {
-  static_assert(kWarps == 4);
-  const float4 top = *reinterpret_cast<const float4*>(meeting.top[head]);
-  const float4 sum = *reinterpret_cast<const float4*>(meeting.sum[head]);
-  const float tops[kWarps] = {top.x, top.y, top.z, top.w}, sums[kWarps] = {sum.x, sum.y, sum.z, sum.w};
-  Sum all;
-  all.top = fmaxf(fmaxf(top.x, top.y), fmaxf(top.z, top.w));
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w)
-    all.add(weight_of(tops[w], all.top), sums[w], *reinterpret_cast<const float4*>(meeting.values[w][head] + element));
-  return all;
-}
 
 // This warp's slice of n parts, to bf16 out [group, 128] from its first element on. slice(i) is the i-th part's. Eight
 // lanes hold a slice's 32 elements of a head, so the warp takes four parts beside each other (slots), and at once as
@@ -338,7 +174,7 @@ struct Pair {
 
 // This warp's slice of the warps' states of a pair or of this block's part of it, added up, and its output if no other
 // part's is missing.
-__device__ void finish(const DecodeArgs& args, const Pair& pair, bool is_blocks_first, const Meeting& meeting, int warp,
+__device__ void finish(const DecodeArgs& args, const Pair& pair, bool is_blocks_first, const Meeting<kWarps>& meeting, int warp,
                        int lane) {
   const bool is_whole = pair.first_block == pair.last_block;
   bf16* out = args.out + pair.first_element + warp * kSlice;
@@ -385,7 +221,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode(const __grid_constant__ De
   const PagedKv& kv = args.kv;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   std::byte* ring = dynamic_shared<std::byte>() + warp * kStages * Cache::kStageBytes;
-  Meeting& meeting = *reinterpret_cast<Meeting*>(dynamic_shared<std::byte>() + kWarps * kStages * Cache::kStageBytes);
+  auto& meeting = *reinterpret_cast<Meeting<kWarps>*>(dynamic_shared<std::byte>() + kWarps * kStages * Cache::kStageBytes);
 
   Place<kUnitKeys> place;
   const Line line = find_place(kv, lane, place);
