@@ -51,6 +51,7 @@ CudaOptions cuda_options(const ModelConfig& config, const ExecutorOptions& o) {
           .max_table_pages = table_pages,
           .page_tokens = kv_page_tokens(config.text),
           .graphs = o.cuda_graphs,
+          .one_launch = o.one_launch,
           .fast_only = o.fast_kernels_only,
           .batch_invariant = o.batch_invariant};
 }

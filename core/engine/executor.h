@@ -35,6 +35,7 @@ struct ExecutorOptions {
   bool round_robin_experts = false;               // for measuring: see Backend
   int64_t rows_recorded_ahead = 0;                // on GPUs: decode steps of up to so many rows, when loaded
   bool batch_invariant = false;                   // on GPUs (CudaOptions); asks for max_step_tiles 1
+  bool one_launch = true;                         // for measuring: CudaOptions
   bool fast_kernels_only = false;                 // for measuring: Error{unsupported} where a GPU would use generic ones
   // From the loading threads, now and then; calls do not overlap.
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;

@@ -118,6 +118,7 @@ struct CudaOptions {
   int64_t max_table_pages = 0;  // page tables of all spans of both kinds together
   int64_t page_tokens = 1;
   bool graphs = true;  // record decode steps and replay them
+  bool one_launch = true;  // a recorded step of one token is one launch where a model's formats allow it
   bool fast_only = false;  // measuring runs refuse what generic kernels would serve, Error{unsupported}
   // What the text stages give a row has the same bits whatever other rows a step has, and wherever a prompt is cut into
   // steps; slower. The vision tower's results depend on how many tiles are encoded at once: it is for who calls to

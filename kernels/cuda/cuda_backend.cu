@@ -57,6 +57,7 @@ CudaBackend::CudaBackend(int device, const CudaOptions& options) : options_(opti
   gpu_.set_counters(static_cast<uint32_t*>(counters_.data()));
   L4_CUDA(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), gpu_.stream));
   step_ = std::make_unique<StepBuffer>(options);
+  if (options.graphs && options.one_launch && !options.batch_invariant) one_token_ = std::make_unique<OneToken>(gpu_);
   L4_CUDA(cudaEventCreate(&step_begin_));
   L4_CUDA(cudaEventCreate(&step_end_));
 }
@@ -173,17 +174,27 @@ bool CudaBackend::is_prepared(const StepShape& shape) const {
 
 void CudaBackend::prepare(const StepShape& shape, const std::function<View()>& issue) {
   make_current();
-  if (is_recorded(shape)) return graphs_.record(shape, gpu_.stream, issue);
+  if (is_recorded(shape)) return record(shape, issue);
   const Recording loads_kernels(gpu_.stream, [&] { issue(); });
   constexpr size_t kMostShapes = 1 << 16;
   if (prepared_.size() == kMostShapes) prepared_.clear();
   prepared_.insert(shape);
 }
 
+// Of one token: noted while it is recorded, and recorded again where one launch does what was noted.
+void CudaBackend::record(const StepShape& shape, const std::function<View()>& issue) {
+  if (!one_token_ || shape.n_rows != 1) return graphs_.record(shape, gpu_.stream, issue);
+  const OneToken::Recording recording(*one_token_);
+  graphs_.record(shape, gpu_.stream, issue);
+  if (!one_token_->is_one_launch()) return;
+  graphs_.forget(shape);
+  graphs_.record(shape, gpu_.stream, issue);
+}
+
 View CudaBackend::run_step(const StepShape& step, const std::function<View()>& issue, bool anew) {
   make_current();
   const bool replay = !anew && is_recorded(step);
-  if (replay && !graphs_.has(step)) graphs_.record(step, gpu_.stream, issue);
+  if (replay && !graphs_.has(step)) record(step, issue);
   const View result = replay ? graphs_.replay(step) : issue();
   L4_CUDA(cudaEventRecord(step_end_, gpu_.stream));
   return result;
@@ -206,6 +217,7 @@ void CudaBackend::embed(const EmbedArgs& args) {
 }
 
 void CudaBackend::norm(const NormArgs& args) {
+  if (one_token_ && one_token_->takes(args)) return;
   rms_norm(context(args.work), args.x, args.out_rows ? gpu_.step.out_rows : nullptr, args.norm_weight, args.norm_eps,
            args.h);
 }
@@ -218,6 +230,7 @@ void CudaBackend::refuse_generic(const char* stage, const Args& args, int64_t n_
 }
 
 void CudaBackend::qkv(const QkvArgs& args) {
+  if (one_token_ && one_token_->takes(args)) return;
   refuse_generic("qkv", args, args.h.rows());
   const OpContext ctx = context(args.work);
   Scratch scratch(ctx.work);
@@ -227,6 +240,7 @@ void CudaBackend::qkv(const QkvArgs& args) {
 }
 
 void CudaBackend::attention(const AttentionArgs& args) {
+  if (one_token_ && one_token_->takes(args)) return;
   refuse_generic("attention", args, args.q.shape[0]);
   paged_attention(context(args.work), args);
 }
@@ -257,6 +271,7 @@ void CudaBackend::end_block(const Args& args, const PackedWeight* router, const 
 }
 
 void CudaBackend::attn_out(const AttnOutArgs& args) {
+  if (one_token_ && one_token_->takes(args)) return;
   refuse_generic("attn_out", args, args.x.rows());
   end_block(args, args.router, args.route, [&](const OpContext& ctx, const View& y, const PeerLinks* peers) {
     return cuda::linear(ctx, args.attn, *args.w, y, args.x.dtype, peers);
@@ -264,12 +279,14 @@ void CudaBackend::attn_out(const AttnOutArgs& args) {
 }
 
 void CudaBackend::ffn_up(const FfnUpArgs& args) {
+  if (one_token_ && one_token_->takes(args)) return;
   refuse_generic("ffn_up", args, args.h.rows());
   ffn_up_ = {args.act_shared.data, args.h.rows(), kernel_of(args)};
   cuda::ffn_up(context(args.work), args);
 }
 
 void CudaBackend::ffn_down(const FfnDownArgs& args) {
+  if (one_token_ && one_token_->takes(args)) return;
   refuse_generic("ffn_down", args, args.x.rows());
   // Kernels differ in the order in which up leaves rows of experts to down.
   const FfnUp up{args.act_shared.data, args.x.rows(), kernel_of(args)};

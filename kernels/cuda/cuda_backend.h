@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kernels/cuda/graph.h"
+#include "kernels/cuda/one_token/one_token.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/step_buffer.h"
@@ -89,6 +90,7 @@ class CudaBackend : public Backend {
   void end_block(const Args& args, const PackedWeight* router, const Route& route, const Make& make);
   std::string linear_kernel_of(const PackedWeight& w, const View& x) const;
   const float* on_device(const View& host_table);
+  void record(const StepShape& shape, const std::function<View()>& issue);
   cuda::WeightLoader& loader();
   template <class Args>
   void refuse_generic(const char* stage, const Args& args, int64_t n_rows) const;
@@ -106,6 +108,7 @@ class CudaBackend : public Backend {
   Buffer counters_;
   std::unique_ptr<cuda::StepBuffer> step_;
   cuda::StepGraphs graphs_;
+  std::unique_ptr<cuda::OneToken> one_token_;  // null: every stage is launches of its own
   std::set<StepShape> prepared_;  // of those that are not recorded
   cudaEvent_t step_begin_ = nullptr, step_end_ = nullptr;
   std::unique_ptr<cuda::WeightLoader> loader_;  // while there is loading

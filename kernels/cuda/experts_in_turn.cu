@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(kThreads) experts_in_turn_kernel(int32_t* expe
 }  // namespace
 
 void CudaBackend::experts_in_turn(const Route& route, int64_t n_experts) {
+  if (one_token_ && one_token_->takes_experts_in_turn()) return;
   make_current();
   const int64_t n = route.expert.elements();
   cuda::launch({.grid = unsigned((n + kThreads - 1) / kThreads), .block = kThreads, .stream = gpu_.stream},

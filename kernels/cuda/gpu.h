@@ -49,6 +49,7 @@ struct Gpu {
   void set_counters(uint32_t* zeros) {  // [kAllCounters]
     counters = zeros, tickets = counters + kCounters, rows_ready = tickets + kTickets;
   }
+  void* one_token = nullptr;  // one_token/program.h, Memory: other ranks write it too
   DeviceStep step;  // of the step being issued
 };
 

@@ -39,6 +39,7 @@ class StepGraphs {
   // Of a decode step that is not there yet. An exception of `issue` goes through, nothing is kept then.
   void record(const StepShape& step, cudaStream_t stream, const std::function<View()>& issue);
   View replay(const StepShape& step);  // what `issue` returned
+  void forget(const StepShape& step) { steps_.erase(key(step)); }
   void clear() { steps_.clear(); }
 
  private:

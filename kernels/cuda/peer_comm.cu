@@ -139,6 +139,12 @@ class PeerComm : public Comm {
   int size() const override { return links_.size; }
   const PeerLinks& links() const { return links_; }
   const Gpu& gpu() const { return gpu_; }
+  PeerMemory one_token_memory() const {
+    PeerMemory peers;
+    peers.aborted = links_.aborted;
+    for (const Gpu* gpu : group_->gpus) peers.memory.push_back(gpu->one_token);
+    return peers;
+  }
 
   void all_reduce_sum(const View& data) override {
     if (large_ && !own_sums_ && !is_small(data)) return large_->all_reduce_sum(data);
@@ -237,6 +243,12 @@ std::optional<PeerLinks> links_for(Comm& comm, const View& part) {
                      part.rows() <= most_exchange_blocks(peers->gpu().n_sms);
   if (!small || part.dtype != DType::bf16 || part.cols() % 8 != 0) return std::nullopt;
   return peers->links();
+}
+
+std::optional<PeerMemory> one_token_memory(Comm& comm) {
+  const auto* peers = dynamic_cast<const PeerComm*>(&comm);
+  if (!peers) return std::nullopt;
+  return peers->one_token_memory();
 }
 
 }  // namespace l4::cuda

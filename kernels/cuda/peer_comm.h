@@ -29,4 +29,11 @@ std::vector<std::unique_ptr<Comm>> make_peer_comms(std::span<Gpu* const> gpus, s
 // one of bfloat16 in pieces of 16 bytes, in no more rows than there may be blocks.
 std::optional<PeerLinks> links_for(Comm& comm, const View& part);
 
+// Gpu::one_token of every rank, where `comm` is one of GPUs that write each other's memory.
+struct PeerMemory {
+  std::vector<void*> memory;
+  const uint32_t* aborted = nullptr;  // PeerLinks
+};
+std::optional<PeerMemory> one_token_memory(Comm& comm);
+
 }  // namespace l4::cuda

@@ -15,7 +15,10 @@ namespace l4::test {
 
 class OneSequence {
  public:
-  OneSequence(const ModelConfig& config, const HfCheckpoint& checkpoint, ExecutorOptions options, int64_t max_tokens)
+  OneSequence(const ModelConfig& config, const HfCheckpoint& checkpoint, const ExecutorOptions& options,
+              int64_t max_tokens)
+      : OneSequence(config, CheckpointWeights(config, checkpoint), options, max_tokens) {}
+  OneSequence(const ModelConfig& config, const WeightSource& source, ExecutorOptions options, int64_t max_tokens)
       : config_(config), page_(kv_page_tokens(config.text)) {
     for (int64_t& pages : options.kv_pages) pages = 2 * (max_tokens / page_ + 2);
     options.max_step_rows = options.max_out_rows = max_tokens;
@@ -23,7 +26,7 @@ class OneSequence {
       options.max_step_tiles = std::max<int64_t>(options.max_step_tiles, 8);
       options.encoder_rows = 64 * config.vision->tokens_per_tile();
     }
-    executor = std::make_unique<Executor>(config, checkpoint, options);
+    executor = std::make_unique<Executor>(config, source, options);
   }
 
   // Encodes all tiles in passes of `tiles_per_pass`.

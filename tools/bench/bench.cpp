@@ -33,6 +33,8 @@ void add_common_flags(Flags& flags, CommonOptions& o) {
   });
   flags.toggle("--batch-invariant", "GPUs: the kernels whose results do not depend on the number of rows",
                &o.batch_invariant);
+  flags.toggle("--many-launches", "GPUs: a step of one token as a launch for each operation, where one would do for all",
+               &o.many_launches);
   flags.value("-dev,--device", "auto|cpu|cuda", "where it runs; auto: on GPUs where there are any",
               [&o](const std::string& name) { o.device = parse_device(name); });
   tools::add_type_flags(flags, {&o.dtype, &o.kv_dtype, &o.quantize.attention, &o.quantize.head});
@@ -238,6 +240,7 @@ std::unique_ptr<Session> Bench::load(const BenchModel& model, SessionOptions siz
   e.round_robin_experts = options_.round_robin_experts;
   e.batch_invariant = options_.batch_invariant;
   e.fast_kernels_only = true;
+  e.one_launch = !options_.many_launches;
   sizes.seed = options_.synthetic.seed;
   tools::ProgressLine progress;
   const char* what = options_.synthetic.on ? "making weights" : "loading";
@@ -336,6 +339,7 @@ Json::Object Bench::fields(const BenchModel& model, const Session& session, cons
       {"limit_share", r.cost.limit_seconds / seconds},
       {"routing", e.round_robin_experts ? "uniform" : "router"},
       {"batch_invariant", e.batch_invariant},
+      {"one_launch", e.one_launch},
       {"n_experts", text.n_experts},
       {"experts_hit", r.cost.experts},
       {"peak_memory", int64_t(session.peak_bytes())},

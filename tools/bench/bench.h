@@ -23,7 +23,7 @@ struct CommonOptions {
   std::optional<DType> dtype, kv_dtype;
   QuantizeAtLoad quantize;
   std::optional<int> threads, tp, pp, ep;
-  bool round_robin_experts = false, batch_invariant = false;
+  bool round_robin_experts = false, batch_invariant = false, many_launches = false;
   std::optional<int64_t> repeats;
   bool warmup = true;
   Format out = Format::markdown, err = Format::none;

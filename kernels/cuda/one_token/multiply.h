@@ -1,0 +1,187 @@
+// The warps that multiply: a product at a time, its input made into operands once a block, each warp an eighth of the
+// columns of every stage.
+#pragma once
+
+#include "kernels/cuda/device/fp8_input.h"
+#include "kernels/cuda/matmul/silu.h"
+#include "kernels/cuda/one_token/block.h"
+
+namespace l4::cuda::one_token {
+
+using small_m::XScale;
+
+struct Multiplier {
+  const Program& a;
+  Shared& s;
+  const unsigned char* ring;
+  unsigned char* x;  // operands
+  Turn at;
+  uint32_t turn = 0;       // of the items
+  Words* words = nullptr;  // of the layer at hand
+  uint32_t turn_of_words = 0;
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
+
+  static constexpr int kBlocks = kTileRows / 16;
+  static constexpr int kAtOnce = 256;  // columns of x, of a warp
+  static constexpr int kLoads = kMostX / (kAtOnce * kWarps);
+
+  // The first of eight columns of x, this thread's i-th.
+  __device__ int column(int i) const { return (i * kWarps + warp) * kAtOnce + 8 * lane; }
+
+  // Operands of v, this thread's columns of a row of k, those from k_shared on an expert's. All warps are done with the
+  // last ones. Ends with a barrier.
+  template <class Weights>
+  __device__ void make(const uint4 (&v)[kLoads], const Product& p, int k_shared, int k) {
+    XScale scale[2];
+    if constexpr (Weights::kCodes) {
+      float largest[2] = {};
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i)
+        if (column(i) < k) raise(column(i) < k_shared ? largest[0] : largest[1], v[i]);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        largest[r] = warp_max(largest[r]);
+        if (lane == 0) s.by_warp[2 + r][warp] = largest[r];
+      }
+      sync_multiply();
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float of_all = 0;
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) of_all = fmaxf(of_all, s.by_warp[2 + r][w]);
+        const float given = r ? p.x_routed_scale : p.x_scale;
+        scale[r] = XScale::of(given != 0 ? given : fp8_scale(of_all));
+        if (threadIdx.x == 0) s.x_scale[r] = scale[r].scale;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int first = column(i) - 8 * lane;
+      if (first >= k) break;
+      if constexpr (Weights::kCodes) {
+        if (column(i) < k)
+          *reinterpret_cast<uint2*>(x + column(i)) = Weights::codes(v[i], column(i) < k_shared ? scale[0] : scale[1]);
+      } else {
+        Weights::make(column(i) < k ? v[i] : uint4{}, lane, x + first / kAtOnce * Weights::kXSlab);
+      }
+    }
+    sync_multiply();
+  }
+
+  // All items of this block: each is summed up and sent by another warp.
+  template <class Weights>
+  __device__ void multiply(const Product& p, Phase phase) {
+    using V = Variant<Weights>;
+    const int g = lane / 4;
+    const bool up = phase == Phase::up, down = phase == Phase::down;
+    const int k_shared = int(p.shared.k), k_routed = int(p.routed.k), shared_stages = p.shared.stages;
+    Items items(p.deal, int(blockIdx.x), int(gridDim.x));
+    for (Item i; items.next(i); ++turn) {
+      // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and
+      // the other.
+      const int slab = (warp + i.tile % 2 * (kSlabs / 2)) % kSlabs;
+      const bool up_routed = up && i.tile >= p.shared.tiles;
+      float total[kBlocks][2] = {};
+      float sums[kBlocks][1][4] = {};
+      float of_rows[2 * kBlocks];  // FP8: scales
+      for (int stage = i.begin; stage < i.end; ++stage) {
+        const bool down_routed = down && stage >= shared_stages, routed = up_routed || down_routed;
+        const int column = (down_routed ? stage - shared_stages : stage) * V::kStageK + slab * V::kSlabK;
+        mbarrier_wait(&s.full[at.stage][slab / (kSlabs / kStagePieces)], at.parity);
+        if (Weights::kGroups) mbarrier_wait(&s.full[at.stage][0], at.parity);  // scales
+        if constexpr (Weights::kCodes)
+          if (stage == i.begin || (down && stage == shared_stages)) {
+            const Matrix& m = routed ? p.routed : p.shared;
+            const float* scales = m.row_scales + (routed ? int64_t(s.expert) * m.n : 0);
+            const int row = (up_routed ? i.tile - p.shared.tiles : i.tile) * kTileRows + g;
+#pragma unroll
+            for (int half = 0; half < 2 * kBlocks; ++half)
+              of_rows[half] = row + 8 * half < m.n ? __ldg(scales + row + 8 * half) : 0;
+          }
+        if (column < (routed ? k_routed : k_shared)) {
+          const unsigned char* codes = ring + at.stage * kStageBytes;
+          const unsigned char* rows = codes + slab * kTileRows * small_m::kSlabBytes;
+          const unsigned char* of_x = x + (column + (down_routed ? k_shared : 0)) / V::kSlabK * Weights::kXSlab;
+          if constexpr (Weights::kCodes) {
+            Weights::template multiply_slab<kBlocks>(sums, rows, of_x, lane);
+          } else {
+            const bf16* scale = reinterpret_cast<const bf16*>(codes + kCodesBytes) + slab * (V::kSlabK / kGroup) * 16;
+            Weights::template multiply_slab<kBlocks>(sums, rows, of_x, scale, V::kStageK / kGroup * 16, kGroup, lane);
+          }
+        }
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
+        at.next(kRing);
+        if constexpr (Weights::kCodes) {
+          if (stage + 1 != i.end && !(down && stage + 1 == shared_stages)) continue;
+          // The sums of codes of one matrix, as numbers.
+          const float x_scale = s.x_scale[down_routed];
+#pragma unroll
+          for (int half = 0; half < 2 * kBlocks; ++half) {
+            float& sum = sums[half / 2][0][half % 2 * 2];
+            total[half / 2][half % 2] += sum * (x_scale * of_rows[half]);
+            sum = 0;
+          }
+        }
+      }
+      if constexpr (!Weights::kCodes)
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) total[b][0] = sums[b][0][0], total[b][1] = sums[b][0][2];
+      end_item(p, phase, i, total, up_routed);
+    }
+  }
+
+ private:
+  // The warps' sums of an item meet; one warp adds and sends them while the others go on.
+  __device__ void end_item(const Product& p, Phase phase, const Item& i, const float (&total)[kBlocks][2],
+                           bool routed) {
+    const int place = int(turn % kMeetings);
+    const uint32_t parity = turn / kMeetings % 2;
+    mbarrier_wait(&s.taken[place], parity ^ 1);
+    if (lane % 4 == 0) {
+#pragma unroll
+      for (int half = 0; half < 2 * kBlocks; ++half)
+        s.meeting[place][warp][8 * half + lane / 4] = total[half / 2][half % 2];
+    }
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.handed[place]);
+    if (int(turn % kWarps) != warp) return;
+    mbarrier_wait(&s.handed[place], parity);
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += s.meeting[place][w][lane];
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.taken[place]);
+    if (phase == Phase::up) return send_activation(p, i, routed, sum);
+    const bool is_qkv = phase == Phase::qkv;
+    for (int r = 0; r < (is_qkv ? 1 : a.ranks); ++r) {
+      Words& of_rank = a.memory[is_qkv ? a.rank : r]->words[turn_of_words];
+      if (is_qkv)
+        send_parts(of_rank.qkv[0], kMostQkv, p, i, sum);
+      else
+        send_parts(of_rank.sums[phase == Phase::down][a.rank][0], kMostWidth, p, i, sum);
+    }
+  }
+  // Row `lane` of the item's tile; who has a tile's last part sends nothing for those that it has not.
+  __device__ void send_parts(float* to, int stride, const Product& p, const Item& i, float sum) const {
+    const int row = i.tile * kTileRows + lane;
+    if (row >= p.shared.n) return;
+    to += i.part * stride + row;
+    send(to, sum);
+    if (i.end == p.deal.stages)
+      for (int part = i.part + 1; part < p.deal.parts; ++part) send(to += stride, 0.0f);
+  }
+  // Rows of a tile: 8 of a gate, their 8 of up, and again (weight_layout.h).
+  __device__ void send_activation(const Product& p, const Item& i, bool routed, float sum) const {
+    const Matrix& m = routed ? p.routed : p.shared;
+    const int tile = routed ? i.tile - p.shared.tiles : i.tile;
+    const float score = routed ? s.score : 1.0f;
+    const float v = round_to<bf16>(sum * score), up = __shfl_down_sync(kAllLanes, v, 8);
+    const float act = round_to<bf16>(silu(v)) * up, next = __shfl_down_sync(kAllLanes, act, 1);
+    if (lane % 16 >= 8 || lane % 2 == 1 || tile * kTileRows + lane >= m.n) return;
+    const int j = tile * (kTileRows / 2) + lane / 16 * 8 + lane % 8 + (routed ? p.shared.n / 2 : 0);
+    send(words->activations + j / 2, narrow(act, next));
+  }
+};
+
+}  // namespace l4::cuda::one_token
