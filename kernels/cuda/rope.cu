@@ -42,10 +42,6 @@ __device__ inline float group_sum(float v, int lanes) {
   return v;
 }
 
-// The larger one, NaN if any is.
-__device__ inline float larger(float a, float b) {
-  return b > a || b != b ? b : a;
-}
 // The largest size of an element over the `lanes` lanes of a group, NaN if any is.
 __device__ inline float group_largest(float v, int lanes) {
   for (int offset = lanes / 2; offset > 0; offset /= 2) v = larger(v, __shfl_xor_sync(0xffffffffu, v, offset));

@@ -154,11 +154,12 @@ struct Sum {
     values[2] += weight * v.z;
     values[3] += weight * v.w;
   }
-  __device__ void put(bf16* out) const {
+  // As bfloat16.
+  __device__ uint2 result() const {
     const float factor = __fdividef(1, sum);
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(narrow(values[0] * factor, values[1] * factor), narrow(values[2] * factor, values[3] * factor));
+    return make_uint2(narrow(values[0] * factor, values[1] * factor), narrow(values[2] * factor, values[3] * factor));
   }
+  __device__ void put(bf16* out) const { *reinterpret_cast<uint2*>(out) = result(); }
 };
 
 // Four elements over the warps.

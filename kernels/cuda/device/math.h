@@ -56,6 +56,11 @@ A* data(const View& v) {
   return static_cast<A*>(v.data);
 }
 
+// The larger one, NaN if any is.
+__device__ inline float larger(float a, float b) {
+  return b > a || b != b ? b : a;
+}
+
 // ---- sums; the order depends on the number of threads alone
 
 __device__ inline float warp_sum(float v) {

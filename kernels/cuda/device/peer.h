@@ -26,6 +26,21 @@
 
 namespace l4::cuda {
 
+// ---- words that say by themselves that they are there
+
+__device__ inline uint32_t sendable(uint32_t v) {
+  return v == kNotThere ? 0 : v;
+}
+__device__ inline uint4 sendable(uint4 v) {
+  return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)};
+}
+__device__ inline bool is_there(uint32_t v) {
+  return v != kNotThere;
+}
+__device__ inline bool is_there(const uint4& v) {
+  return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w);
+}
+
 class PeerExchange {
  public:
   __device__ explicit PeerExchange(const PeerLinks& links)
@@ -92,8 +107,6 @@ class PeerExchange {
  private:
   static constexpr uint32_t kTriesPerLook = 1024;  // a look at the host's flag takes a microsecond
 
-  __device__ static uint32_t sendable(uint32_t v) { return v == kNotThere ? 0 : v; }
-  __device__ static uint4 sendable(uint4 v) { return {sendable(v.x), sendable(v.y), sendable(v.z), sendable(v.w)}; }
   template <class Word>
   __device__ void push_to_all_but(int rank, int64_t i, Word v) {
     v = sendable(v);
@@ -109,10 +122,6 @@ class PeerExchange {
   }
   __device__ static uint4 look(const uint4* at) { return load_volatile16(at); }
   __device__ static uint32_t look(const uint32_t* at) { return load_relaxed_sys(at); }
-  __device__ static bool is_there(uint32_t v) { return v != kNotThere; }
-  __device__ static bool is_there(const uint4& v) {
-    return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w);
-  }
   __device__ bool given_up() const {
     __nanosleep(100);
     return load_relaxed_sys(links_.aborted) != 0;

@@ -7,10 +7,6 @@ namespace l4::cuda {
 namespace {
 using namespace small_m;
 
-float input_scale(const LinearSpec& spec) {
-  return spec.input == InputFormat::fp8_static ? spec.input_scale : 0;
-}
-
 void start(const OpContext& ctx, Mode mode, Args& a, const PackedWeight& shared, const PackedWeight* routed) {
   if (mode == Mode::up) a.x_routed = a.x;
   a.x_scale = input_scale(shared.spec);

@@ -182,14 +182,15 @@ template <class V>
 int64_t x_slabs(Mode mode, const Args& a) {
   return (a.shared.k + (mode == Mode::down ? a.n_slots * a.routed.k : 0)) / V::kSlabK;
 }
-// [n, k] as slabs: 128 bytes of all rows, then the next. Beyond k and n it reads zeros.
+// [n, k] as slabs: 128 bytes of all rows, then the next; so many of a tile are fetched at once. Beyond k and n it reads
+// zeros.
 template <class V>
-CUtensorMap slabs(const PackedWeight& w) {
+CUtensorMap slabs(const PackedWeight& w, int at_once = V::kSlabs) {
   const LinearSpec& spec = w.spec;
   L4_CHECK(spec.k % V::kSlabK == 0, spec.name, ": ", spec.k, " columns");
   const int64_t rows = spec.n * spec.n_experts, row_bytes = spec.k * 16 / V::kPerLoad;
   return tensor_map(w.data.data(), DType::u8, {{kSlabBytes, rows, spec.k / V::kSlabK}}, {{row_bytes, kSlabBytes}},
-                    {{kSlabBytes, V::kTileRows, V::kSlabs}}, Swizzle::bytes128);
+                    {{kSlabBytes, V::kTileRows, at_once}}, Swizzle::bytes128);
 }
 
 template <class V, Mode mode>

@@ -77,6 +77,10 @@ struct Args {
   uint32_t* ticket = nullptr;   // the next item that no block has yet; zero between launches
 };
 
+// Args::x_scale of a weight.
+inline float input_scale(const LinearSpec& spec) {
+  return spec.input == InputFormat::fp8_static ? spec.input_scale : 0;
+}
 // Whether small_m_one.h takes it: one token, one choice, of at most kMostX columns, in `down` with those of its expert.
 constexpr int64_t kMostX = 16 << 10;
 bool is_one(Mode, const Args&, const PackedWeight& shared, const PackedWeight* routed);

@@ -2,7 +2,7 @@
 // each, dealt out to blocks in equal runs; sixteen keys of a unit are a warp's. A block finishes the projection for the
 // heads that it works on by itself: sums the parts of q, rotates and norms it; who has a head's last unit does so for
 // this step's key and value, writes them to the cache, and puts them where the unit that was fetched has nothing yet. A
-// head that several blocks share is added up by who comes last, one query head a warp.
+// head that several blocks share is added up by the one that has its first keys, one query head a warp.
 #pragma once
 
 #include "kernels/cuda/attention/fp8_codes.h"
@@ -122,13 +122,9 @@ struct Attender {
     for (float& of_four : v) of_four = 0;
 #pragma unroll
     for (int p = 0; p < kMostParts; ++p)
-      if (p < n_parts) add(v, of[p]);
+      if (p < n_parts) add_words(v, of[p]);
 #pragma unroll
     for (float& of_four : v) of_four = round_to<bf16>(of_four);
-  }
-  __device__ static void add(float (&v)[4], const uint4& w) {
-    v[0] += __uint_as_float(w.x), v[1] += __uint_as_float(w.y);
-    v[2] += __uint_as_float(w.z), v[3] += __uint_as_float(w.w);
   }
   // Rotation, norm and temperature as rope.cu's finish_qkv.
   __device__ void rotate(const Attention& t, bool is_q, float (&v)[4]) const {
@@ -182,9 +178,6 @@ struct Attender {
       reinterpret_cast<uint2*>(to)[lane] = pairs;
       reinterpret_cast<uint2*>(s.new_row[which])[lane] = pairs;
     }
-  }
-  __device__ static float larger(float x, float y) {
-    return y > x || y != y ? y : x;
   }
 
   // Into the stage, row `row` of this warp's 16: what was fetched is what the page had there before. Rows behind it, of
@@ -326,10 +319,10 @@ struct Attender {
                 make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)));
       }
     }
-    const float factor = __fdividef(1, sum.sum);
+    const uint2 result = sum.result();
     uint32_t* out = words.attention + ((head * t.group + warp) * kHd + 4 * lane) / 2;
-    send(out, narrow(sum.values[0] * factor, sum.values[1] * factor));
-    send(out + 1, narrow(sum.values[2] * factor, sum.values[3] * factor));
+    send(out, result.x);
+    send(out + 1, result.y);
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/attention/decode_attend.h"
+#include "kernels/cuda/device/peer.h"
 #include "kernels/cuda/one_token/program.h"
 #include "kernels/cuda/ptx/barrier.h"
 #include "kernels/cuda/ptx/load.h"
@@ -25,7 +26,7 @@ struct Shared {
   Mbarrier handed[kMeetings], taken[kMeetings];
   Mbarrier to_clean, cleaned;  // once a layer
   alignas(16) float meeting[kMeetings][kWarps][kTileRows];
-  float by_warp[5][kWarps];  // one for each purpose, so that no barrier need protect it
+  float by_warp[4][kWarps];  // one for each purpose, so that no barrier need protect it
   float x_scale[2];          // what x, and the expert's x, was divided by
   // the choice of the layer's route, by who fetches; complete when a stage of the expert's weights is
   int expert;
@@ -64,26 +65,24 @@ __device__ inline float sum_of_all(Shared& s, float v, int which) {
   return sum;
 }
 
-// ---- words (program.h). A fence and a count would be two or three trips to L2 more: 1.7 us for what takes 0.46 on an
-// H200
-// ---- that does nothing else, and several times that while weights stream.
+// ---- words (program.h). A fence and a count would be two or three trips to L2 more: 1.7 us for what takes
+// ---- 0.46 on an H200 that does nothing else, and several times that while weights stream.
 //
 // Whoever reads all of a product's words knows that every block has read all of the product's before it, since each has
 // a part in every product. So while a block multiplies `up` of a layer, a warp of its own empties, for its share, all
 // words of the layer before; a fence then lies between that and the block's words of `down`, without which nobody comes
 // to the layer that uses them again.
 
-__device__ inline uint32_t sendable(uint32_t v) {
-  return v == kNotThere ? 0 : v;
-}
 __device__ inline void send(float* to, float v) {
   store_relaxed_sys(reinterpret_cast<uint32_t*>(to), sendable(__float_as_uint(v)));
 }
 __device__ inline void send(uint32_t* to, uint32_t v) {
   store_relaxed_sys(to, sendable(v));
 }
-__device__ inline bool is_there(const uint4& v) {
-  return v.x != kNotThere && v.y != kNotThere && v.z != kNotThere && v.w != kNotThere;
+// v += four floats as they come.
+__device__ inline void add_words(float* v, const uint4& w) {
+  v[0] += __uint_as_float(w.x), v[1] += __uint_as_float(w.y);
+  v[2] += __uint_as_float(w.z), v[3] += __uint_as_float(w.w);
 }
 __device__ inline bool given_up(const Program& a, uint32_t tries) {
   return a.ranks > 1 && tries % 1024 == 0 && load_relaxed_sys(a.aborted) != 0;

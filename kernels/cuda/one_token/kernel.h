@@ -10,9 +10,9 @@
 //
 // A layer: QKV | attention | O | up | down, each bar a wait for all blocks' words of what is before it (block.h). What
 // comes after a product is done by those who need it, all of it by everybody where that is little: the sums of tiles
-// that were cut are parts that the reader adds up; every block keeps the whole residual stream in registers, adds what
-// O and down found (with several ranks: all of theirs, which each sent to all), and norms it; the router's logits are a
-// block's an expert, the choice each fetching thread's.
+// that were cut are parts that the reader adds up; every block keeps the whole residual stream in its shared memory,
+// adds what O and down found (with several ranks: all of theirs, which each sent to all), and norms it; the router's
+// logits are a block's an expert, the choice each fetching thread's.
 //
 // Bytes and flops: small_m_kernel.h's. What is rounded where: as there, but that sums of q, k, v and of o and down come
 // in parts of float32; the order of a sum depends on shapes and the number of multiprocessors alone.
@@ -82,7 +82,7 @@ struct Worker : Multiplier {
     first_layer = memory.layers_done;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i)
-      s.residual[i][threadIdx.x] = column(i) < a.width ? *reinterpret_cast<const uint4*>(a.x_in + column(i)) : uint4{};
+      s.residual[i][threadIdx.x] = column(i) < a.width ? *reinterpret_cast<const uint4*>(a.x + column(i)) : uint4{};
 #pragma unroll 1
     for (int l = 0; l < a.n_layers; ++l) {
       const Layer& layer = s.layers[l % 2];
@@ -118,11 +118,6 @@ struct Worker : Multiplier {
     for (int i = 0; i < kPieces; ++i)
       weights[i] = column(i) < a.width ? __ldg(reinterpret_cast<const uint4*>(norm + column(i))) : uint4{};
   }
-  __device__ static void add_words(float (&v)[8], const uint4& low, const uint4& high) {
-    v[0] += __uint_as_float(low.x), v[1] += __uint_as_float(low.y), v[2] += __uint_as_float(low.z);
-    v[3] += __uint_as_float(low.w), v[4] += __uint_as_float(high.x), v[5] += __uint_as_float(high.y);
-    v[6] += __uint_as_float(high.z), v[7] += __uint_as_float(high.w);
-  }
   // What O (which 0) or down (1) of all ranks found, added to the residual stream: each rank's part rounded, then their
   // sum, then the stream.
   __device__ void add(const Product& p, int which) {
@@ -145,8 +140,8 @@ struct Worker : Multiplier {
 #pragma unroll
         for (int j = 0; j < kTogether; ++j)
 #pragma unroll
-          for (int i = 0; i < kPieces; ++i)
-            if (part + j < n_parts) add_words(v[i], of[2 * (j * kPieces + i)], of[2 * (j * kPieces + i) + 1]);
+          for (int i = 0; i < 2 * kPieces; ++i)
+            if (part + j < n_parts) add_words(v[i / 2] + i % 2 * 4, of[2 * j * kPieces + i]);
       }
 #pragma unroll
       for (int i = 0; i < kPieces; ++i)
@@ -247,10 +242,10 @@ struct Cleaner {
 #pragma unroll 1
     for (int i = 0; i < 2 * a.ranks * a.sum_parts; ++i)
       empty(of.sums[i % 2][i / 2 % a.ranks][i / 2 / a.ranks], a.width);
-    uint32_t* mine = reinterpret_cast<uint32_t*>(parts + blockIdx.x);
+    uint4* mine = reinterpret_cast<uint4*>(parts + blockIdx.x);
 #pragma unroll 1
     for (int i = int(threadIdx.x % 32); i < int(sizeof(Part) / sizeof(uint4)); i += 32)
-      reinterpret_cast<uint4*>(mine)[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
+      mine[i] = {kNotThere, kNotThere, kNotThere, kNotThere};
   }
 };
 

@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention/choose.h"
 #include "kernels/cuda/attention/fragments.h"
 #include "kernels/cuda/attention/kernels.h"
+#include "kernels/cuda/matmul/small_m_kernel.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/one_token/attend.h"
 #include "kernels/cuda/one_token/start.h"
@@ -35,30 +36,6 @@ bool is_fp8(const PackedWeight& w) {
 bool same_format(const PackedWeight& a, const PackedWeight& b) {
   return a.spec.format == b.spec.format;
 }
-float input_scale(const LinearSpec& s) {
-  return s.input == InputFormat::fp8_static ? s.input_scale : 0;
-}
-
-Matrix matrix(const PackedWeight& w) {
-  const LinearSpec& s = w.spec;
-  const int stage = is_fp8(w) ? Variant<small_m::Fp8One>::kStageK : Variant<small_m::Int4One>::kStageK;
-  Matrix m{.k = s.k,
-           .n = int(s.n),
-           .stages = int((s.k + stage - 1) / stage),
-           .tiles = int((s.n + kTileRows - 1) / kTileRows)};
-  if (is_fp8(w))
-    m.row_scales = static_cast<const float*>(w.scales.data());
-  else
-    m.group_scales = static_cast<const bf16*>(w.scales.data()), m.groups = int(s.k / s.group);
-  return m;
-}
-CUtensorMap slabs(const PackedWeight& w) {
-  const LinearSpec& s = w.spec;
-  constexpr int64_t kBytes = small_m::kSlabBytes;
-  const int64_t rows = s.n * s.n_experts, row_bytes = is_fp8(w) ? s.k : s.k / 2;
-  return tensor_map(w.data.data(), DType::u8, {{kBytes, rows, row_bytes / kBytes}}, {{row_bytes, kBytes}},
-                    {{kBytes, kTileRows, kSlabs / kStagePieces}}, Swizzle::bytes128);
-}
 // A layer's keys or values as the copy engine takes them: [pages][halves of a row][tokens of all heads][128 bytes].
 CUtensorMap pages_map(const KvLayer& kv, int64_t offset) {
   const KvLayout& l = kv.layout;
@@ -70,10 +47,20 @@ CUtensorMap pages_map(const KvLayer& kv, int64_t offset) {
                     {{128, l.n_kv_heads * l.page_tokens, halves, kAnyNumber}}, {{row_bytes, 128, kv.page_stride}},
                     {{128, keys, halves, 1}}, Swizzle::bytes128);
 }
+// What a product must know of a weight, by the weight's own format.
+template <class Weights>
+void put(const PackedWeight& w, Matrix& matrix, CUtensorMap& map, float& x_scale) {
+  using V = Variant<Weights>;
+  matrix = small_m::matrix<V>(w);
+  const CUtensorMap slabs = small_m::slabs<V>(w, kSlabs / kStagePieces);
+  map = slabs;
+  x_scale = small_m::input_scale(w.spec);
+}
 Product product(const PackedWeight& shared, const PackedWeight* routed) {
+  auto put_weight = [](const PackedWeight& w) { return is_fp8(w) ? put<small_m::Fp8One> : put<small_m::Int4One>; };
   Product p;
-  p.shared = matrix(shared), p.shared_map = slabs(shared), p.x_scale = input_scale(shared.spec);
-  if (routed) p.routed = matrix(*routed), p.routed_map = slabs(*routed), p.x_routed_scale = input_scale(routed->spec);
+  put_weight(shared)(shared, p.shared, p.shared_map, p.x_scale);
+  if (routed) put_weight (*routed)(*routed, p.routed, p.routed_map, p.x_routed_scale);
   return p;
 }
 // Whether every block has an item, and tiles are in few enough parts.
@@ -120,16 +107,19 @@ OneToken::OneToken(Gpu& gpu)
 
 // ---- notes ----------------------------------------------------------------------------------------------------------
 
-OneToken::LayerStages* OneToken::next_stage(int number) {
-  if (state_ != State::noting) return nullptr;
-  if (number == 0) stages_.layers.emplace_back();
-  if (stages_.layers.empty() || stages_.layers.back().seen != number) {
+// Of the number-th stage of a layer, which is noted.
+template <class Args>
+bool OneToken::takes(const Args& args, int number, Args LayerStages::*to) {
+  if (state_ != State::noting) return launched();
+  std::vector<LayerStages>& layers = stages_.layers;
+  if (number == 0) layers.emplace_back();
+  if (layers.empty() || layers.back().seen != number) {
     stages_.in_order = false;
-    return nullptr;
+  } else {
+    layers.back().*to = args;
+    ++layers.back().seen;
   }
-  LayerStages& layer = stages_.layers.back();
-  ++layer.seen;
-  return &layer;
+  return false;
 }
 
 bool OneToken::takes(const NormArgs& args) {
@@ -141,28 +131,23 @@ bool OneToken::takes(const NormArgs& args) {
   return launched() && !args.out_rows;
 }
 bool OneToken::takes(const QkvArgs& args) {
-  if (LayerStages* layer = next_stage(0)) layer->qkv = args;
   if (state_ == State::first) {
     launch();
     state_ = State::rest;
   }
-  return launched();
+  return takes(args, 0, &LayerStages::qkv);
 }
 bool OneToken::takes(const AttentionArgs& args) {
-  if (LayerStages* layer = next_stage(1)) layer->attention = args;
-  return launched();
+  return takes(args, 1, &LayerStages::attention);
 }
 bool OneToken::takes(const AttnOutArgs& args) {
-  if (LayerStages* layer = next_stage(2)) layer->o = args;
-  return launched();
+  return takes(args, 2, &LayerStages::o);
 }
 bool OneToken::takes(const FfnUpArgs& args) {
-  if (LayerStages* layer = next_stage(3)) layer->up = args;
-  return launched();
+  return takes(args, 3, &LayerStages::up);
 }
 bool OneToken::takes(const FfnDownArgs& args) {
-  if (LayerStages* layer = next_stage(4)) layer->down = args;
-  return launched();
+  return takes(args, 4, &LayerStages::down);
 }
 bool OneToken::takes_experts_in_turn() {
   if (state_ == State::noting && !stages_.layers.empty()) stages_.layers.back().experts_in_turn = true;
@@ -220,7 +205,7 @@ bool OneToken::make_plan() {
   }
   p.layers = static_cast<const Layer*>(layers_.data());
   p.n_layers = int32_t(all.size()), p.width = int32_t(width);
-  p.x = data<bf16>(x), p.x_in = p.x;
+  p.x = data<bf16>(x);
   if (last.down.norm_weight) {
     p.last_norm = data<bf16>(last.down.norm_weight), p.last_eps = last.down.norm_eps;
     p.h = data<bf16>(last.down.h);
@@ -250,35 +235,30 @@ bool OneToken::plan_layer(const LayerStages& s, const View& norm_weight, float n
     if (w && !has_weights(*w)) return false;
   if (!same_format(*s.qkv.w, *s.o.w) || !same_format(*s.up.shared, *s.down.shared)) return false;
   if (bool(experts_up) != bool(experts_down) || bool(experts_up) != bool(s.o.router)) return false;
-  layer.of(Phase::qkv) = product(*s.qkv.w, nullptr);
-  layer.of(Phase::o) = product(*s.o.w, nullptr);
-  layer.of(Phase::up) = product(*s.up.shared, experts_up);
-  layer.of(Phase::down) = product(*s.down.shared, experts_down);
+  Product &qkv = layer.of(Phase::qkv), &o = layer.of(Phase::o), &up = layer.of(Phase::up),
+          &down = layer.of(Phase::down);
+  qkv = product(*s.qkv.w, nullptr);
+  o = product(*s.o.w, nullptr);
+  up = product(*s.up.shared, experts_up);
+  down = product(*s.down.shared, experts_down);
   if (experts_up) {
     const PackedWeight& router = *s.o.router;
     const int64_t n = router.spec.n;
     if (!same_format(*experts_up, *s.up.shared) || !same_format(*experts_down, *s.up.shared)) return false;
     if (router.spec.format != WeightFormat::bf16 || router.spec.k != width || s.o.route.top_k != 1 ||
         n > kMostExperts || experts_up->spec.n_experts != n || experts_down->spec.n_experts != n ||
-        s.up.first_expert != 0 || layer.of(Phase::up).x_scale != layer.of(Phase::up).x_routed_scale)
+        s.up.first_expert != 0 || up.x_scale != up.x_routed_scale)
       return false;
     layer.router = static_cast<const bf16*>(router.data.data());
     layer.n_experts = int32_t(n), layer.n_logits = int32_t((n + 3) / 4 * 4);
     layer.in_turn = s.experts_in_turn;
   }
-  const int64_t k_down = layer.of(Phase::down).shared.k + (experts_down ? layer.of(Phase::down).routed.k : 0);
-  if (layer.of(Phase::qkv).shared.n > kMostQkv || layer.of(Phase::o).shared.k > kMostX || k_down > kMostX ||
-      layer.of(Phase::o).shared.n != width)
-    return false;
-  const Matrix &up = layer.of(Phase::up).shared, &down = layer.of(Phase::down).shared;
-  if (!deal(layer.of(Phase::qkv),
-            {.tiles = layer.of(Phase::qkv).shared.tiles, .stages = layer.of(Phase::qkv).shared.stages}, n_blocks) ||
-      !deal(layer.of(Phase::o), {.tiles = layer.of(Phase::o).shared.tiles, .stages = layer.of(Phase::o).shared.stages},
-            n_blocks) ||
-      !deal(layer.of(Phase::up),
-            {.tiles = up.tiles + layer.of(Phase::up).routed.tiles, .stages = up.stages, .whole = true}, n_blocks) ||
-      !deal(layer.of(Phase::down), {.tiles = down.tiles, .stages = down.stages + layer.of(Phase::down).routed.stages},
-            n_blocks))
+  const int64_t k_down = down.shared.k + (experts_down ? down.routed.k : 0);
+  if (qkv.shared.n > kMostQkv || o.shared.k > kMostX || k_down > kMostX || o.shared.n != width) return false;
+  if (!deal(qkv, {.tiles = qkv.shared.tiles, .stages = qkv.shared.stages}, n_blocks) ||
+      !deal(o, {.tiles = o.shared.tiles, .stages = o.shared.stages}, n_blocks) ||
+      !deal(up, {.tiles = up.shared.tiles + up.routed.tiles, .stages = up.shared.stages, .whole = true}, n_blocks) ||
+      !deal(down, {.tiles = down.shared.tiles, .stages = down.shared.stages + down.routed.stages}, n_blocks))
     return false;
 
   layer.attn_norm = data<bf16>(norm_weight), layer.attn_eps = norm_eps;
@@ -302,8 +282,7 @@ bool OneToken::plan_layer(const LayerStages& s, const View& norm_weight, float n
   t.scale = s.attention.scale * kLog2e * t.k_scale;
   t.rope = bool(s.qkv.inv_freq), t.qk_norm = s.qkv.qk_norm, t.qk_norm_eps = s.qkv.qk_norm_eps;
   t.temperature = s.qkv.temperature, t.floor_scale = s.qkv.floor_scale, t.attn_scale = s.qkv.attn_scale;
-  return layer.of(Phase::qkv).shared.n == int64_t(t.n_heads + 2 * t.n_kv) * kHd &&
-         layer.of(Phase::o).shared.k == int64_t(t.n_heads) * kHd;
+  return qkv.shared.n == int64_t(t.n_heads + 2 * t.n_kv) * kHd && o.shared.k == int64_t(t.n_heads) * kHd;
 }
 
 void OneToken::launch() {

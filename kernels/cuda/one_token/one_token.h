@@ -63,7 +63,8 @@ class OneToken {
   };
   enum class State { off, noting, first, rest };
 
-  LayerStages* next_stage(int number);
+  template <class Args>
+  bool takes(const Args& args, int number, Args LayerStages::*to);
   bool launched() const { return state_ == State::first || state_ == State::rest; }
   bool make_plan();
   bool plan_layer(const LayerStages& stages, const View& norm_weight, float norm_eps, one_token::Layer& layer) const;

@@ -85,8 +85,7 @@ struct Memory {
 struct Program {
   const Layer* layers = nullptr;
   int32_t n_layers = 0, width = 0;
-  const bf16* x_in = nullptr;  // the residual stream
-  bf16* x = nullptr;
+  bf16* x = nullptr;                // the residual stream, before and after
   const bf16* last_norm = nullptr;  // null: no h
   float last_eps = 0;
   bf16* h = nullptr;
