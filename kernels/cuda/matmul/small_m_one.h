@@ -35,29 +35,42 @@ struct Fp8One : Fp8Weights {
     auto two = [&](int i) { return uint32_t(fp8_pair(quotient(of[i], scale), quotient(of[i + 1], scale))); };
     return make_uint2(two(0) | two(2) << 16, two(4) | two(6) << 16);
   }
-  // sums += of kBlocks times 16 rows, at `rows` in a slab of a stage, by the slab's codes of x.
-  template <int kBlocks>
+  // sums += of kBlocks times 16 rows, at `rows` in a slab of a stage, by the slab's codes of x. kAtOnce: of a row's two
+  // chunks of a lane; with both, half as many products wait for each other, in 24 registers more.
+  template <int kBlocks, int kAtOnce = 1>
   __device__ static void multiply_slab(float (&sums)[kBlocks][1][4], const unsigned char* rows,
                                        const unsigned char* of_x, int lane) {
     const int t = lane % 4;
+    float others[kBlocks][4] = {};
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      uint32_t low[kBlocks][4], high[kBlocks][4], codes_of_x[4];
+    for (int first = 0; first < 2; first += kAtOnce) {
+      uint32_t low[kAtOnce][kBlocks][4], high[kAtOnce][kBlocks][4], codes_of_x[kAtOnce][4];
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) load_chunks(rows + b * 16 * kSlabBytes, j, lane, low[b], high[b]);
-      words(*reinterpret_cast<const uint4*>(of_x + (2 * t + j) * 16), codes_of_x);
+      for (int j = 0; j < kAtOnce; ++j) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        uint32_t operand_of_x[2];
-        halves_of_fp8(codes_of_x[i], operand_of_x[0], operand_of_x[1]);  // in every column: that of the token is stored
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          uint32_t w[4];
-          operand(low[b], high[b], i, w);
-          multiply(sums[b][0], w, operand_of_x);
-        }
+        for (int b = 0; b < kBlocks; ++b)
+          load_chunks(rows + b * 16 * kSlabBytes, first + j, lane, low[j][b], high[j][b]);
+        words(*reinterpret_cast<const uint4*>(of_x + (2 * t + first + j) * 16), codes_of_x[j]);
       }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          uint32_t operand_of_x[2];  // in every column: that of the token is stored
+          halves_of_fp8(codes_of_x[j][i], operand_of_x[0], operand_of_x[1]);
+#pragma unroll
+          for (int b = 0; b < kBlocks; ++b) {
+            uint32_t w[4];
+            operand(low[j][b], high[j][b], i, w);
+            multiply(j ? others[b] : sums[b][0], w, operand_of_x);
+          }
+        }
     }
+    if constexpr (kAtOnce > 1)
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[b][0][i] += others[b][i];
   }
 };
 struct Int4One : Int4Weights {
@@ -98,7 +111,7 @@ struct Int4One : Int4Weights {
   }
   // The same by the slab's integers of x. scale: of the slab's first group, [groups][16], of the next 16 rows further
   // on by next_rows. Of sums[..][0] and [2] (rows g and g + 8) those of the first column are meant.
-  template <int kBlocks>
+  template <int kBlocks, int kAtOnce = 1>
   __device__ static void multiply_slab(float (&sums)[kBlocks][1][4], const unsigned char* rows,
                                        const unsigned char* of_x, const bf16* scale, int next_rows, int group,
                                        int lane) {
@@ -106,34 +119,40 @@ struct Int4One : Int4Weights {
     const float x_scale = *reinterpret_cast<const float*>(of_x + kScale);
     of_x += g % 2 * (kWord / 2) + t * 8;
     scale += g;
-    int part[kBlocks][4] = {};
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      uint32_t low[kBlocks][4], high[kBlocks][4];
+    for (int first = 0; first < 2; first += kAtOnce) {
+      uint32_t low[kAtOnce][kBlocks][4], high[kAtOnce][kBlocks][4];
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) load_chunks(rows + b * 16 * kSlabBytes, j, lane, low[b], high[b]);
+      for (int j = 0; j < kAtOnce; ++j)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int word = 4 * j + i;
-        const uint2 of = *reinterpret_cast<const uint2*>(of_x + word * kWord);
+        for (int b = 0; b < kBlocks; ++b)
+          load_chunks(rows + b * 16 * kSlabBytes, first + j, lane, low[j][b], high[j][b]);
+      int part[kAtOnce][kBlocks][4] = {};  // of 128 columns each, which are a group or more
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          const uint32_t l = low[b][i], h = high[b][i];
-          mma_m16n8k32_s8(part[b], {bytes(l << 4), bytes(h << 4), bytes(l), bytes(h)}, {of.x, of.y});
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int word = 4 * (first + j) + i;
+          const uint2 of = *reinterpret_cast<const uint2*>(of_x + word * kWord);
+#pragma unroll
+          for (int b = 0; b < kBlocks; ++b) {
+            const uint32_t l = low[j][b][i], h = high[j][b][i];
+            mma_m16n8k32_s8(part[j][b], {bytes(l << 4), bytes(h << 4), bytes(l), bytes(h)}, {of.x, of.y});
+          }
+          if ((32 * (word + 1) & (group - 1)) != 0) continue;
+          const bf16* of_groups = scale + 32 * word / group * 16;
+#pragma unroll
+          for (int b = 0; b < kBlocks; ++b) {
+            const bf16* of_rows = of_groups + b * next_rows;
+            const float s0 = get(of_rows[0]) * x_scale, s1 = get(of_rows[8]) * x_scale;
+            float(&sum)[4] = sums[b][0];
+            int(&of_group)[4] = part[j][b];
+            sum[0] = fmaf(float(of_group[0] * 256 + of_group[1]), s0, sum[0]);
+            sum[2] = fmaf(float(of_group[2] * 256 + of_group[3]), s1, sum[2]);
+#pragma unroll
+            for (int& v : of_group) v = 0;
+          }
         }
-        if ((32 * (word + 1) & (group - 1)) != 0) continue;
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          const bf16* of_rows = scale + b * next_rows;
-          const float s0 = get(of_rows[0]) * x_scale, s1 = get(of_rows[8]) * x_scale;
-          float(&sum)[4] = sums[b][0];
-          sum[0] = fmaf(float(part[b][0] * 256 + part[b][1]), s0, sum[0]);
-          sum[2] = fmaf(float(part[b][2] * 256 + part[b][3]), s1, sum[2]);
-#pragma unroll
-          for (int& v : part[b]) v = 0;
-        }
-        scale += 16;
-      }
     }
   }
 };

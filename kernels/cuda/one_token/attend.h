@@ -115,7 +115,7 @@ struct Attender {
   // Four elements of a head of q, k or v: the sum of the parts, rounded.
   __device__ void load(int n_parts, int head, float (&v)[4]) const {
     uint4 of[kMostParts];
-    receive(
+    receive_together(
         a, of, [&](int p) { return reinterpret_cast<const uint4*>(words.qkv[p] + head * kHd) + lane; },
         [&](int p) { return p < n_parts; });
 #pragma unroll
@@ -295,7 +295,7 @@ struct Attender {
       uint32_t block[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) block[i] = __shfl_sync(kAllLanes, mine, i);
-      receive(
+      receive_together(
           a, words_of,
           [&](int i) {
             const HeadPart& part = parts[block[i / 2]].heads[warp];

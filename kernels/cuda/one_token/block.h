@@ -87,25 +87,30 @@ __device__ inline void add_words(float* v, const uint4& w) {
 __device__ inline bool given_up(const Program& a, uint32_t tries) {
   return a.ranks > 1 && tries % 1024 == 0 && load_relaxed_sys(a.aborted) != 0;
 }
-// v[i] = *at(i) for i < n where has(i), when all are there. Looks for the first alone until it is: many looks at
-// everything would be more traffic than the weights. By a warp's lanes, each for itself.
+// v[i] = *at(i) for begin <= i < n where has(i), when all are there: what few blocks wait for, or has just come. By a
+// warp's lanes, each for itself.
+template <int begin = 0, int n, class At, class Has>
+__device__ inline void receive_together(const Program& a, uint4 (&v)[n], const At& at, const Has& has) {
+  bool all = true;
+  uint32_t tries = 0;
+  do {
+#pragma unroll
+    for (int i = begin; i < n; ++i)
+      if (has(i)) v[i] = load_volatile16(at(i));
+    all = true;
+#pragma unroll
+    for (int i = begin; i < n; ++i) all = all && (!has(i) || is_there(v[i]));
+  } while (!all && !given_up(a, ++tries));
+}
+// The same for what all blocks wait for: looks for the first alone until it is there, since many looks at everything
+// would be more traffic than the weights.
 template <int n, class At, class Has>
 __device__ inline void receive(const Program& a, uint4 (&v)[n], const At& at, const Has& has) {
   for (uint32_t tries = 1; has(0); ++tries) {
     v[0] = load_volatile16(at(0));
     if (is_there(v[0]) || given_up(a, tries)) break;
   }
-  if constexpr (n == 1) return;
-  bool all = true;
-  uint32_t tries = 0;
-  do {
-#pragma unroll
-    for (int i = 1; i < n; ++i)
-      if (has(i)) v[i] = load_volatile16(at(i));
-    all = true;
-#pragma unroll
-    for (int i = 1; i < n; ++i) all = all && (!has(i) || is_there(v[i]));
-  } while (!all && !given_up(a, ++tries));
+  if constexpr (n > 1) receive_together<1>(a, v, at, has);
 }
 
 }  // namespace l4::cuda::one_token

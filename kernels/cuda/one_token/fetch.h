@@ -9,9 +9,8 @@
 
 namespace l4::cuda::one_token {
 
-template <class AttentionWeights, class FfnWeights, class Cache>
+template <class Cache>
 struct Fetcher {
-  static constexpr bool kOneFormat = std::is_same_v<AttentionWeights, FfnWeights>;
   const Program& a;
   Shared& s;
   unsigned char* ring;
@@ -37,6 +36,10 @@ struct Fetcher {
   }
 
  private:
+  struct Codes {  // of a matrix: what is fetched
+    int k, n, groups;
+    const bf16* scales;
+  };
   __device__ unsigned char* open() {
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
     return ring + at.stage * kStageBytes;
@@ -70,23 +73,23 @@ struct Fetcher {
         const bool down_routed = phase == Phase::down && stage >= of_shared.stages;
         const bool of_expert = up_routed || down_routed;
         const int expert = of_expert ? s.expert : 0, in_matrix = down_routed ? stage - of_shared.stages : stage;
-        const Matrix& m = of_expert ? of_experts : of_shared;
+        // Of each number its own choice: that of a reference would put both matrices in local memory.
+        const Codes m = {.k = int(of_expert ? of_experts.k : of_shared.k),
+                         .n = of_expert ? of_experts.n : of_shared.n,
+                         .groups = of_expert ? of_experts.groups : of_shared.groups,
+                         .scales = of_expert ? of_experts.group_scales : of_shared.group_scales};
         const CUtensorMap* map = of_expert ? &in_memory.routed_map : &in_memory.shared_map;
-        if (kOneFormat || phase == Phase::qkv || phase == Phase::o) {
-          fetch<AttentionWeights>(map, m, expert, tile, in_matrix);
-        } else {
-          if constexpr (!kOneFormat) fetch<FfnWeights>(map, m, expert, tile, in_matrix);
-        }
+        fetch(map, m, expert, tile, in_matrix);
       }
     }
     if (phase == Phase::up && layer.router && !routed) route(layer);
   }
-  template <class Weights>
-  __device__ void fetch(const CUtensorMap* map, const Matrix& m, int expert, int tile, int stage) {
-    using V = Variant<Weights>;
+  __device__ void fetch(const CUtensorMap* map, const Codes& m, int expert, int tile, int stage) {
     constexpr int kOfPiece = kSlabs / kStagePieces;  // slabs
+    constexpr int kBlocks = kTileRows / 16;
     unsigned char* to = open();
-    const int slabs = int(m.k) / V::kSlabK - stage * kSlabs;  // that are left
+    const bool int4 = m.scales;
+    const int slabs = m.k / (int4 ? kInt4Slab : kFp8Slab) - stage * kSlabs;  // that are left
     const int row = expert * m.n + tile * kTileRows;
 #pragma unroll
     for (int q = 0; q < kStagePieces; ++q) {
@@ -96,18 +99,17 @@ struct Fetcher {
         mbarrier_arrive(full);
         continue;
       }
-      if constexpr (Weights::kGroups)
-        if (q == 0) {
-          constexpr int of_stage = V::kStageK / kGroup;
-          const int first = stage * of_stage, n = min(of_stage, m.groups - first);
-          const int of_16 = tile * V::kTileBlocks, all = (m.n + 15) / 16, n_of_16 = min(V::kTileBlocks, all - of_16);
-          const uint32_t scale_bytes = uint32_t(n) * 16 * sizeof(bf16);
-          mbarrier_expect_tx(full, uint32_t(n_of_16) * scale_bytes);
-          const bf16* from = m.group_scales + (int64_t(expert) * all + of_16) * m.groups * 16 + first * 16;
-          for (int b = 0; b < n_of_16; ++b)
-            bulk_load(to + kCodesBytes + b * of_stage * 16 * int(sizeof(bf16)), from + int64_t(b) * m.groups * 16,
-                      scale_bytes, full, read_once);
-        }
+      if (q == 0 && int4) {
+        constexpr int kGroups = kSlabs * kInt4Slab / kGroup;
+        const int first = stage * kGroups, n = min(kGroups, m.groups - first);
+        const int of_16 = tile * kBlocks, all = (m.n + 15) / 16, n_of_16 = min(kBlocks, all - of_16);
+        const uint32_t scale_bytes = uint32_t(n) * 16 * sizeof(bf16);
+        mbarrier_expect_tx(full, uint32_t(n_of_16) * scale_bytes);
+        const bf16* from = m.scales + (int64_t(expert) * all + of_16) * m.groups * 16 + first * 16;
+        for (int b = 0; b < n_of_16; ++b)
+          bulk_load(to + kCodesBytes + b * kGroups * 16 * int(sizeof(bf16)), from + int64_t(b) * m.groups * 16,
+                    scale_bytes, full, read_once);
+      }
       mbarrier_arrive_expect_tx(full, kCodesBytes / kStagePieces);
       tensor_load_hint(to + q * (kCodesBytes / kStagePieces), map, full, read_once, 0, row,
                        stage * kSlabs + q * kOfPiece);

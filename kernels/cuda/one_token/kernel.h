@@ -28,10 +28,12 @@
 #include "kernels/cuda/one_token/fetch.h"
 #include "kernels/cuda/one_token/multiply.h"
 #include "kernels/cuda/ptx/pdl.h"
+#include "kernels/cuda/ptx/setmaxnreg.h"
 
 namespace l4::cuda::one_token {
 
-// Registers are few: the residual stream is in shared memory, and a phase's columns of x live no longer than the phase.
+// Registers are few, and what is spilled goes to L2, since shared memory leaves no L1: the residual stream is in shared
+// memory, a phase's columns of x live no longer than the phase, and these warps take the others' registers.
 // The phases are unrolled all the same: what a loop over them keeps from one to the next is spilled within the
 // products.
 struct Worker : Multiplier {
@@ -67,7 +69,7 @@ struct Worker : Multiplier {
       begin_with_norm(l, phase == Phase::up, v);
     else
       begin_with_words(l, phase == Phase::down, k, v);
-    make<Weights>(v, p, k_shared, k);
+    make<Weights>(v, p, k_shared, k, phase == Phase::down);
     multiply<Weights>(p, phase);
   }
   template <class Cache>
@@ -272,10 +274,13 @@ __global__ void __launch_bounds__(kThreads, 1) one_token_kernel(const __grid_con
     s.sine[threadIdx.x] = sinf(angle);
   }
   __syncthreads();
-  if (warp < kWarps)
+  if (warp < kWarps) {
+    take_registers<kRegisters>();
     return Worker{{a, s, ring, ring + size_t(kRing) * kStageBytes}}.run<AttentionWeights, FfnWeights, Cache>();
+  }
+  give_registers<kOthers>();
   if (warp == kWarps + 1) return Cleaner{a, s}.run();
-  if (threadIdx.x == 32 * kWarps) Fetcher<AttentionWeights, FfnWeights, Cache>{a, s, ring}.run();
+  if (threadIdx.x == 32 * kWarps) Fetcher<Cache>{a, s, ring}.run();
 }
 
 template <class AttentionWeights, class FfnWeights>

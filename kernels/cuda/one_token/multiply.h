@@ -28,24 +28,30 @@ struct Multiplier {
   // The first of eight columns of x, this thread's i-th.
   __device__ int column(int i) const { return (i * kWarps + warp) * kAtOnce + 8 * lane; }
 
-  // Operands of v, this thread's columns of a row of k, those from k_shared on an expert's. All warps are done with the
-  // last ones. Ends with a barrier.
+  // Operands of v, this thread's columns of a row of k, in `down` those from k_shared on an expert's. All warps are
+  // done with the last ones. Ends with a barrier.
   template <class Weights>
-  __device__ void make(const uint4 (&v)[kLoads], const Product& p, int k_shared, int k) {
+  __device__ void make(const uint4 (&v)[kLoads], const Product& p, int k_shared, int k, bool down) {
     XScale scale[2];
     if constexpr (Weights::kCodes) {
       float largest[2] = {};
 #pragma unroll
       for (int i = 0; i < kLoads; ++i)
-        if (column(i) < k) raise(column(i) < k_shared ? largest[0] : largest[1], v[i]);
+        if (column(i) < k) {
+          float of_eight = 0;
+          raise(of_eight, v[i]);
+          const bool shared = !down || column(i) < k_shared;  // a reference to one of two would be to local memory
+          largest[0] = larger(largest[0], shared ? of_eight : 0),
+          largest[1] = larger(largest[1], shared ? 0 : of_eight);
+        }
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
+      for (int r = 0; r < (down ? 2 : 1); ++r) {
         largest[r] = warp_max(largest[r]);
         if (lane == 0) s.by_warp[2 + r][warp] = largest[r];
       }
       sync_multiply();
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
+      for (int r = 0; r < (down ? 2 : 1); ++r) {
         float of_all = 0;
 #pragma unroll
         for (int w = 0; w < kWarps; ++w) of_all = fmaxf(of_all, s.by_warp[2 + r][w]);
@@ -60,7 +66,8 @@ struct Multiplier {
       if (first >= k) break;
       if constexpr (Weights::kCodes) {
         if (column(i) < k)
-          *reinterpret_cast<uint2*>(x + column(i)) = Weights::codes(v[i], column(i) < k_shared ? scale[0] : scale[1]);
+          *reinterpret_cast<uint2*>(x + column(i)) =
+              Weights::codes(v[i], !down || column(i) < k_shared ? scale[0] : scale[1]);
       } else {
         Weights::make(column(i) < k ? v[i] : uint4{}, lane, x + first / kAtOnce * Weights::kXSlab);
       }
@@ -88,7 +95,8 @@ struct Multiplier {
         const bool down_routed = down && stage >= shared_stages, routed = up_routed || down_routed;
         const int column = (down_routed ? stage - shared_stages : stage) * V::kStageK + slab * V::kSlabK;
         mbarrier_wait(&s.full[at.stage][slab / (kSlabs / kStagePieces)], at.parity);
-        if (Weights::kGroups) mbarrier_wait(&s.full[at.stage][0], at.parity);  // scales
+        if (Weights::kGroups && slab >= kSlabs / kStagePieces)
+          mbarrier_wait(&s.full[at.stage][0], at.parity);  // scales
         if constexpr (Weights::kCodes)
           if (stage == i.begin || (down && stage == shared_stages)) {
             const Matrix& m = routed ? p.routed : p.shared;
@@ -103,10 +111,11 @@ struct Multiplier {
           const unsigned char* rows = codes + slab * kTileRows * small_m::kSlabBytes;
           const unsigned char* of_x = x + (column + (down_routed ? k_shared : 0)) / V::kSlabK * Weights::kXSlab;
           if constexpr (Weights::kCodes) {
-            Weights::template multiply_slab<kBlocks>(sums, rows, of_x, lane);
+            Weights::template multiply_slab<kBlocks, 2>(sums, rows, of_x, lane);
           } else {
             const bf16* scale = reinterpret_cast<const bf16*>(codes + kCodesBytes) + slab * (V::kSlabK / kGroup) * 16;
-            Weights::template multiply_slab<kBlocks>(sums, rows, of_x, scale, V::kStageK / kGroup * 16, kGroup, lane);
+            Weights::template multiply_slab<kBlocks, 2>(sums, rows, of_x, scale, V::kStageK / kGroup * 16, kGroup,
+                                                        lane);
           }
         }
         __syncwarp();

@@ -11,14 +11,17 @@ namespace l4::cuda::one_token {
 
 using small_m::Matrix;
 
-constexpr int kWarps = 8, kThreads = 32 * (kWarps + 2);  // that multiply; one more fetches, one cleans
-constexpr int kRing = 5;                                 // stages
-constexpr int kCodesBytes = 32 << 10;                    // of a stage: codes, or keys and values ...
-constexpr int kStageBytes = kCodesBytes + (1 << 10);     // ... and then their scales
-constexpr int kGroup = 128;                              // of INT4
+constexpr int kWarps = 8;                             // that multiply; a warp more fetches, another cleans,
+constexpr int kThreads = 32 * (kWarps + 4);           // and two are idle, so that a warpgroup can give up registers
+constexpr int kRegisters = 208, kOthers = 88;         // of a thread that multiplies, and of the others
+constexpr int kRing = 5;                              // stages
+constexpr int kCodesBytes = 32 << 10;                 // of a stage: codes, or keys and values ...
+constexpr int kStageBytes = kCodesBytes + (1 << 10);  // ... and then their scales
+constexpr int kGroup = 128;                           // of INT4
 constexpr int kStagePieces = 2;  // of a stage, each with a barrier: who waits for one need not for all
 template <class Weights>
 using Variant = small_m::Variant<Weights, 1, 32, 8, kRing, kWarps>;
+constexpr int kFp8Slab = Variant<small_m::Fp8One>::kSlabK, kInt4Slab = Variant<small_m::Int4One>::kSlabK;  // columns
 
 constexpr int kMostWidth = 6144;              // D
 constexpr int kMostX = int(small_m::kMostX);  // columns of a product, with those of an expert
