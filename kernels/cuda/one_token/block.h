@@ -25,10 +25,12 @@ struct Shared {
   Mbarrier full[kRing][kStagePieces], empty[kRing];
   Mbarrier handed[kMeetings], taken[kMeetings];
   Mbarrier to_clean, cleaned;  // once a layer
+  Mbarrier routed;             // once a layer with experts
+  int products_begun;          // since the launch: multiplied by x, that is
   alignas(16) float meeting[kMeetings][kWarps][kTileRows];
   float by_warp[4][kWarps];  // one for each purpose, so that no barrier need protect it
   float x_scale[2];          // what x, and the expert's x, was divided by
-  // the choice of the layer's route, by who fetches; complete when a stage of the expert's weights is
+  // the choice of the layer's route; complete when a stage of the expert's weights is
   int expert;
   float score;
   // attention

@@ -43,6 +43,9 @@ class Items {
     return true;
   }
 
+  L4_HOST_DEVICE int tile() const { return tile_; }    // of the next item,
+  L4_HOST_DEVICE int begin() const { return begin_; }  // and its first stage
+
  private:
   int stages_, step_, tile_, left_, end_, begin_ = 0, part_ = 0;
 };

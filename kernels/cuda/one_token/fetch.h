@@ -17,16 +17,14 @@ struct Fetcher {
   const uint64_t read_once = cache_evict_first();  // code, activations and pages stay in L2
   Turn at, oldest;  // the next stage to ask for; that of the oldest piece that may not be there
   int oldest_piece = 0;
-  int on_its_way = 0;  // pieces
-  const Words* words = nullptr;
+  int on_its_way = 0;     // pieces
+  uint32_t n_routed = 0;  // layers
+  int product_number = 0;
 
   __device__ void run() {
-    Memory& memory = *a.memory[a.rank];
-    const uint32_t first = memory.layers_done;
     for (int l = 0; l < a.n_layers; ++l) {
       if (l > 0) mbarrier_wait(&s.cleaned, uint32_t(l - 1) % 2);  // it is there
       const Layer &layer = s.layers[l % 2], &in_memory = a.layers[l];
-      words = &memory.words[(first + uint32_t(l)) % 2];
 #pragma unroll 1
       for (int phase = 0; phase < kPhases; ++phase) {
         if (Phase(phase) == Phase::o) keys(layer.attention, in_memory.attention);
@@ -48,14 +46,14 @@ struct Fetcher {
     at.next(kRing);
   }
   // Before a piece is asked for: no more of them are on their way than keep the memory busy. Every other access waits
-  // behind them.
-  __device__ void pace() {
-    if (on_its_way == a.window) {
+  // behind them; while what is fetched is multiplied at once, nobody waits for another.
+  __device__ void pace(bool at_once) {
+    const int most = at_once ? a.wide_window : a.window;
+    for (; on_its_way >= most; --on_its_way) {
       mbarrier_wait(&s.full[oldest.stage][oldest_piece], oldest.parity);
       if (++oldest_piece == kStagePieces) oldest_piece = 0, oldest.next(kRing);
-    } else {
-      ++on_its_way;
     }
+    ++on_its_way;
   }
 
   // Of maps their place in memory is what the copy engine wants.
@@ -66,7 +64,7 @@ struct Fetcher {
     Items items(p.deal, int(blockIdx.x), int(gridDim.x));
     for (Item i; items.next(i);) {
       const bool up_routed = phase == Phase::up && i.tile >= of_shared.tiles;
-      if (up_routed && !routed) routed = true, route(layer);
+      if (up_routed && !routed) routed = true, mbarrier_wait(&s.routed, n_routed++ % 2);
       const int tile = up_routed ? i.tile - of_shared.tiles : i.tile;
 #pragma unroll 1
       for (int stage = i.begin; stage < i.end; ++stage) {
@@ -82,7 +80,8 @@ struct Fetcher {
         fetch(map, m, expert, tile, in_matrix);
       }
     }
-    if (phase == Phase::up && layer.router && !routed) route(layer);
+    if (phase == Phase::up && layer.router && !routed) mbarrier_wait(&s.routed, n_routed++ % 2);
+    ++product_number;
   }
   __device__ void fetch(const CUtensorMap* map, const Codes& m, int expert, int tile, int stage) {
     constexpr int kOfPiece = kSlabs / kStagePieces;  // slabs
@@ -94,7 +93,7 @@ struct Fetcher {
 #pragma unroll
     for (int q = 0; q < kStagePieces; ++q) {
       Mbarrier* full = &s.full[at.stage][q];
-      pace();
+      pace(*const_cast<volatile int*>(&s.products_begun) > product_number);
       if (q * kOfPiece >= slabs) {
         mbarrier_arrive(full);
         continue;
@@ -116,28 +115,6 @@ struct Fetcher {
     }
     close();
   }
-  // The choice, by the rule of device/top_experts.h, for one choice a token.
-  __device__ void route(const Layer& layer) {
-    int expert = 0;
-    float best = -INFINITY, logit_of = 0;
-    constexpr int kAtOnce = 16;
-    for (int first = 0; first < layer.n_experts; first += kAtOnce) {
-      uint4 logits[kAtOnce / 4];
-      receive(
-          a, logits, [&](int i) { return reinterpret_cast<const uint4*>(words->logits + first) + i; },
-          [&](int i) { return first + 4 * i < layer.n_experts; });
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const float logit = __uint_as_float((&logits[i / 4].x)[i % 4]);
-        if (first + i >= layer.n_experts) continue;
-        if (first + i == 0) logit_of = logit;
-        if (logit > best && !(layer.in_turn && first + i > 0)) best = logit, logit_of = logit, expert = first + i;
-      }
-    }
-    s.expert = expert;
-    s.score = round_to<bf16>(1.0f / (1.0f + expf(-logit_of)));
-  }
-
   // A unit of keys and values: a stage.
   __device__ void keys(const Attention& t, const Attention& in_memory) {
     const Program::Kv& kv = a.kv[t.kind];
@@ -157,7 +134,7 @@ struct Fetcher {
       constexpr uint32_t kScales = Cache::kKeys * sizeof(bf16);
 #pragma unroll 1
       for (int q = 0; q < kStagePieces; ++q) {  // keys, values
-        pace();
+        pace(units.end - units.begin > kRing);
         if (q >= 2) {
           mbarrier_arrive(full + q);
           continue;

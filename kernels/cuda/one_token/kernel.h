@@ -12,7 +12,7 @@
 // comes after a product is done by those who need it, all of it by everybody where that is little: the sums of tiles
 // that were cut are parts that the reader adds up; every block keeps the whole residual stream in its shared memory,
 // adds what O and down found (with several ranks: all of theirs, which each sent to all), and norms it; the router's
-// logits are a block's an expert, the choice each fetching thread's.
+// logits are a block's an expert, the choice each block's own, by the warp that cleans.
 //
 // Bytes and flops: small_m_kernel.h's. What is rounded where: as there, but that sums of q, k, v and of o and down come
 // in parts of float32; the order of a sum depends on shapes and the number of multiprocessors alone.
@@ -42,8 +42,10 @@ struct Worker : Multiplier {
   // x = what came before the product, as this thread's columns: all blocks do the same.
   __device__ void begin_with_norm(int l, bool up, uint4 (&v)[kLoads]) {
     const Layer& layer = s.layers[l % 2];
-    uint4 weights[kPieces];
-    load_norm(up ? layer.ffn_norm : layer.attn_norm, weights);
+    uint4 weights[kPieces], of_expert[kPieces];
+    load_row(up ? layer.ffn_norm : layer.attn_norm, weights);
+    const bool scores = up && layer.router && int(blockIdx.x) < layer.n_experts;
+    if (scores) load_row(layer.router + int64_t(blockIdx.x) * a.width, of_expert);
     if (l > 0 || up) add(up ? layer.of(Phase::o) : s.layers[(l + 1) % 2].of(Phase::down), up ? 0 : 1);
     if (!up) {
       turn_of_words = (first_layer + uint32_t(l)) % 2;
@@ -51,7 +53,7 @@ struct Worker : Multiplier {
     }
     norm(weights, up ? layer.ffn_eps : layer.attn_eps, v);
     if (up && threadIdx.x == 0) mbarrier_arrive(&s.to_clean);
-    if (up && layer.router) score_experts(layer, v);
+    if (up && layer.router) score_experts(layer, v, of_expert);
   }
   __device__ void begin_with_words(int l, bool down, int k, uint4 (&v)[kLoads]) {
     if (down) mbarrier_wait(&s.cleaned, uint32_t(l) % 2);
@@ -64,13 +66,18 @@ struct Worker : Multiplier {
   template <class Weights>
   __device__ __forceinline__ void work(int l, const Product& p, Phase phase) {
     const int k_shared = int(p.shared.k), k = k_shared + (phase == Phase::down && p.routed.n ? int(p.routed.k) : 0);
+    Items items(p.deal, int(blockIdx.x), int(gridDim.x));  // four divisions, while others are waited for
+    float of_rows[2 * kBlocks];                            // of the first item: a trip to memory less later
+    if constexpr (Weights::kCodes)
+      load_rows(p, phase == Phase::down && items.begin() >= p.shared.stages, items.tile(), of_rows);
     uint4 v[kLoads] = {};
     if (phase == Phase::qkv || phase == Phase::up)
       begin_with_norm(l, phase == Phase::up, v);
     else
       begin_with_words(l, phase == Phase::down, k, v);
     make<Weights>(v, p, k_shared, k, phase == Phase::down);
-    multiply<Weights>(p, phase);
+    if (threadIdx.x == 0) s.products_begun = kPhases * l + int(phase) + 1;
+    multiply<Weights>(p, phase, items, of_rows);
   }
   template <class Cache>
   __device__ __forceinline__ void attend(const Layer& layer) {
@@ -100,7 +107,7 @@ struct Worker : Multiplier {
     }
     uint4 weights[kPieces], v[kLoads];
     const Layer& last = s.layers[(a.n_layers - 1) % 2];
-    load_norm(a.last_norm ? a.last_norm : last.attn_norm, weights);
+    load_row(a.last_norm ? a.last_norm : last.attn_norm, weights);
     add(last.of(Phase::down), 1);
     if (blockIdx.x != 0) return;
     norm(weights, a.last_eps, v);
@@ -115,10 +122,10 @@ struct Worker : Multiplier {
   }
 
  private:
-  __device__ void load_norm(const bf16* norm, uint4 (&weights)[kPieces]) const {
+  __device__ void load_row(const bf16* row, uint4 (&v)[kPieces]) const {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i)
-      weights[i] = column(i) < a.width ? __ldg(reinterpret_cast<const uint4*>(norm + column(i))) : uint4{};
+      v[i] = column(i) < a.width ? __ldg(reinterpret_cast<const uint4*>(row + column(i))) : uint4{};
   }
   // What O (which 0) or down (1) of all ranks found, added to the residual stream: each rank's part rounded, then their
   // sum, then the stream.
@@ -177,17 +184,19 @@ struct Worker : Multiplier {
       h[i] = (Piece<bf16, 8>::of(v) * Piece<bf16, 8>{weights[i]}).stored;
     }
   }
-  // Logits of experts blockIdx.x, blockIdx.x + blocks, ...; those of no expert fill up a load.
-  __device__ void score_experts(const Layer& layer, const uint4 (&h)[kLoads]) {
+  // Logits of experts blockIdx.x, blockIdx.x + blocks, ..., of which the first one's weights are here; those of no
+  // expert fill up a load.
+  __device__ void score_experts(const Layer& layer, const uint4 (&h)[kLoads], uint4 (&weights)[kPieces]) {
 #pragma unroll 1
     for (int e = int(blockIdx.x); e < layer.n_logits; e += int(gridDim.x)) {
       float sum = 0;
+      if (e >= int(gridDim.x) && e < layer.n_experts) load_row(layer.router + int64_t(e) * a.width, weights);
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
         if (column(i) >= a.width || e >= layer.n_experts) continue;
         float v[8], w[8];
         widen(h[i], v);
-        widen(__ldg(reinterpret_cast<const uint4*>(layer.router + int64_t(e) * a.width + column(i))), w);
+        widen(weights[i], w);
 #pragma unroll
         for (int j = 0; j < 8; ++j) sum = fmaf(v[j], w[j], sum);
       }
@@ -198,7 +207,8 @@ struct Worker : Multiplier {
   }
 };
 
-// The warp that empties this block's share of the words of the layer before, and brings what the next layer is.
+// The warp that chooses the layer's expert, empties this block's share of the words of the layer before, and brings
+// what the next layer is.
 struct Cleaner {
   const Program& a;
   Shared& s;
@@ -208,6 +218,7 @@ struct Cleaner {
     for (int l = 0; l < a.n_layers; ++l) {
       const uint32_t turn = (first + uint32_t(l) + 1) % 2;
       mbarrier_wait(&s.to_clean, uint32_t(l) % 2);
+      if (s.layers[l % 2].router) route(s.layers[l % 2], memory.words[turn ^ 1]);
       if (l + 1 < a.n_layers) bring(l + 1);
       clean(memory.words[turn], a.parts[turn]);
       a.ranks > 1 ? __threadfence_system() : __threadfence();
@@ -217,6 +228,35 @@ struct Cleaner {
   }
 
  private:
+  // By the rule of device/top_experts.h, for one choice a token. Before this layer's O was there, the words may have
+  // been those of the layer before the last.
+  __device__ void route(const Layer& layer, const Words& words) const {
+    constexpr int kOfLane = 4;
+    static_assert(kMostExperts <= 32 * kOfLane);
+    const int lane = int(threadIdx.x % 32), first = kOfLane * lane;
+    uint4 of[1] = {};
+    receive(
+        a, of, [&](int) { return reinterpret_cast<const uint4*>(words.logits + first); },
+        [&](int) { return first < layer.n_experts; });
+    const float logits[kOfLane] = {__uint_as_float(of[0].x), __uint_as_float(of[0].y), __uint_as_float(of[0].z),
+                                   __uint_as_float(of[0].w)};
+    float best = -INFINITY;
+    int expert = 0;
+#pragma unroll
+    for (int i = 0; i < kOfLane; ++i)
+      if (first + i < layer.n_experts && logits[i] > best) best = logits[i], expert = first + i;
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      const float other = __shfl_xor_sync(kAllLanes, best, offset);
+      const int other_expert = __shfl_xor_sync(kAllLanes, expert, offset);
+      if (other > best || (other == best && other_expert < expert)) best = other, expert = other_expert;
+    }
+    if (best == -INFINITY || layer.in_turn) expert = 0, best = __shfl_sync(kAllLanes, logits[0], 0);
+    if (lane != 0) return;
+    s.expert = expert;
+    s.score = round_to<bf16>(1.0f / (1.0f + expf(-best)));
+    mbarrier_arrive(&s.routed);
+  }
   // Norms and router were read a step ago, so they are in memory again.
   __device__ void bring(int l) const {
     Layer& layer = s.layers[l % 2];
@@ -263,7 +303,8 @@ __global__ void __launch_bounds__(kThreads, 1) one_token_kernel(const __grid_con
       for (Mbarrier& piece : s.full[i]) mbarrier_init(&piece, 1);
     }
     for (int i = 0; i < kMeetings; ++i) mbarrier_init(&s.handed[i], kWarps), mbarrier_init(&s.taken[i], 1);
-    mbarrier_init(&s.to_clean, 1), mbarrier_init(&s.cleaned, 1);
+    mbarrier_init(&s.to_clean, 1), mbarrier_init(&s.cleaned, 1), mbarrier_init(&s.routed, 1);
+    s.products_begun = 0;
     mbarrier_init_fence();
     fence_proxy_async();
   }

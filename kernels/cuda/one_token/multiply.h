@@ -75,14 +75,22 @@ struct Multiplier {
     sync_multiply();
   }
 
+  // FP8: scales of this thread's rows of a tile, of the shared matrix or of the expert's.
+  __device__ void load_rows(const Product& p, bool of_expert, int tile, float (&to)[2 * kBlocks]) const {
+    const Matrix& m = of_expert ? p.routed : p.shared;
+    const float* scales = m.row_scales + (of_expert ? int64_t(s.expert) * m.n : 0);
+    const int row = tile * kTileRows + lane / 4;
+#pragma unroll
+    for (int half = 0; half < 2 * kBlocks; ++half) to[half] = row + 8 * half < m.n ? __ldg(scales + row + 8 * half) : 0;
+  }
+
   // All items of this block: each is summed up and sent by another warp.
   template <class Weights>
-  __device__ void multiply(const Product& p, Phase phase) {
+  __device__ void multiply(const Product& p, Phase phase, Items& items, float (&of_rows)[2 * kBlocks]) {
     using V = Variant<Weights>;
-    const int g = lane / 4;
     const bool up = phase == Phase::up, down = phase == Phase::down;
     const int k_shared = int(p.shared.k), k_routed = int(p.routed.k), shared_stages = p.shared.stages;
-    Items items(p.deal, int(blockIdx.x), int(gridDim.x));
+    bool has_rows = !up || items.tile() < p.shared.tiles;  // of the first item; of an expert it is not known in time
     for (Item i; items.next(i); ++turn) {
       // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and
       // the other.
@@ -90,7 +98,6 @@ struct Multiplier {
       const bool up_routed = up && i.tile >= p.shared.tiles;
       float total[kBlocks][2] = {};
       float sums[kBlocks][1][4] = {};
-      float of_rows[2 * kBlocks];  // FP8: scales
       for (int stage = i.begin; stage < i.end; ++stage) {
         const bool down_routed = down && stage >= shared_stages, routed = up_routed || down_routed;
         const int column = (down_routed ? stage - shared_stages : stage) * V::kStageK + slab * V::kSlabK;
@@ -98,14 +105,9 @@ struct Multiplier {
         if (Weights::kGroups && slab >= kSlabs / kStagePieces)
           mbarrier_wait(&s.full[at.stage][0], at.parity);  // scales
         if constexpr (Weights::kCodes)
-          if (stage == i.begin || (down && stage == shared_stages)) {
-            const Matrix& m = routed ? p.routed : p.shared;
-            const float* scales = m.row_scales + (routed ? int64_t(s.expert) * m.n : 0);
-            const int row = (up_routed ? i.tile - p.shared.tiles : i.tile) * kTileRows + g;
-#pragma unroll
-            for (int half = 0; half < 2 * kBlocks; ++half)
-              of_rows[half] = row + 8 * half < m.n ? __ldg(scales + row + 8 * half) : 0;
-          }
+          if ((stage == i.begin && !has_rows) || (down && stage == shared_stages))
+            load_rows(p, routed, up_routed ? i.tile - p.shared.tiles : i.tile, of_rows);
+        has_rows = false;
         if (column < (routed ? k_routed : k_shared)) {
           const unsigned char* codes = ring + at.stage * kStageBytes;
           const unsigned char* rows = codes + slab * kTileRows * small_m::kSlabBytes;

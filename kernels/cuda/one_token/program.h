@@ -11,9 +11,10 @@ namespace l4::cuda::one_token {
 
 using small_m::Matrix;
 
-constexpr int kWarps = 8;                             // that multiply; a warp more fetches, another cleans,
-constexpr int kThreads = 32 * (kWarps + 4);           // and two are idle, so that a warpgroup can give up registers
-constexpr int kRegisters = 208, kOthers = 88;         // of a thread that multiplies, and of the others
+// Warps that multiply; of a warpgroup more, which gives them registers, one fetches, another cleans, two are idle.
+constexpr int kWarps = 8, kThreads = 32 * (kWarps + 4);
+constexpr int kRegisters = 208, kOthers = 88;  // of a thread that multiplies, and of the others
+static_assert(kWarps * kRegisters + 4 * kOthers <= (kWarps + 4) * (65536 / kThreads / 8 * 8), "they wait for ever");
 constexpr int kRing = 5;                              // stages
 constexpr int kCodesBytes = 32 << 10;                 // of a stage: codes, or keys and values ...
 constexpr int kStageBytes = kCodesBytes + (1 << 10);  // ... and then their scales
@@ -103,7 +104,8 @@ struct Program {
   int32_t rank = 0, ranks = 1;
   // What layers use of Words, at most: for who cleans.
   int32_t qkv_parts = 0, qkv_width = 0, attention_words = 0, activation_words = 0, sum_parts = 0, n_logits = 0;
-  int32_t window = 3;                 // pieces of stages asked for and not there
+  // Pieces of stages asked for and not there: of products whose x is waited for, and of the one that is multiplied.
+  int32_t window = 3, wide_window = 5;
   const uint32_t* aborted = nullptr;  // host memory, of more than one rank
 };
 
