@@ -5,8 +5,8 @@
 // block a multiprocessor stays. One thread fetches (fetch.h): everything that the block will multiply, product after
 // product, as the ring has room, without knowing what it is multiplied by. Eight warps multiply (multiply.h), attend
 // (attend.h), and between products look for what the other blocks found: meanwhile the ring fills, 165 KB a
-// multiprocessor, 5 to 7 us of streaming. One warp more empties what has been read, and brings the next layer's
-// numbers.
+// multiprocessor, 5 to 7 us of streaming. One warp more chooses the expert, empties what has been read, and brings the
+// next layer's numbers.
 //
 // A layer: QKV | attention | O | up | down, each bar a wait for all blocks' words of what is before it (block.h). What
 // comes after a product is done by those who need it, all of it by everybody where that is little: the sums of tiles
@@ -33,9 +33,8 @@
 namespace l4::cuda::one_token {
 
 // Registers are few, and what is spilled goes to L2, since shared memory leaves no L1: the residual stream is in shared
-// memory, a phase's columns of x live no longer than the phase, and these warps take the others' registers.
-// The phases are unrolled all the same: what a loop over them keeps from one to the next is spilled within the
-// products.
+// memory, a phase's columns of x live no longer than the phase, and these warps take the others' registers. The phases
+// are unrolled all the same: what a loop over them keeps from one to the next is spilled within the products.
 struct Worker : Multiplier {
   uint32_t first_layer = 0;
 
