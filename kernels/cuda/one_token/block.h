@@ -24,15 +24,15 @@ struct Shared {
   uint4 residual[kPieces][32 * kWarps];  // the stream, the same in every block; each thread's columns are its own
   Mbarrier full[kRing][kStagePieces], empty[kRing];
   Mbarrier handed[kMeetings], taken[kMeetings];
-  Mbarrier to_clean, cleaned;  // once a layer
-  Mbarrier routed;             // once a layer with experts
-  int products_begun;          // since the launch: multiplied by x, that is
+  Mbarrier to_clean, routed, cleaned;  // once a layer
+  int products_begun;                  // since the launch: multiplied by x, that is
   alignas(16) float meeting[kMeetings][kWarps][kTileRows];
   float by_warp[4][kWarps];  // one for each purpose, so that no barrier need protect it
   float x_scale[2];          // what x, and the expert's x, was divided by
   // the choice of the layer's route; complete when a stage of the expert's weights is
-  int expert;
+  int32_t expert;
   float score;
+  alignas(16) float logits[kMostExperts];
   // attention
   float cosine[kHd / 2], sine[kHd / 2];
   alignas(16) bf16 q[kHeads][kHd];
@@ -112,7 +112,7 @@ __device__ inline void receive(const Program& a, uint4 (&v)[n], const At& at, co
     v[0] = load_volatile16(at(0));
     if (is_there(v[0]) || given_up(a, tries)) break;
   }
-  if constexpr (n > 1) receive_together<1>(a, v, at, has);
+  receive_together<1>(a, v, at, has);
 }
 
 }  // namespace l4::cuda::one_token

@@ -17,9 +17,7 @@ struct Fetcher {
   const uint64_t read_once = cache_evict_first();  // code, activations and pages stay in L2
   Turn at, oldest;  // the next stage to ask for; that of the oldest piece that may not be there
   int oldest_piece = 0;
-  int on_its_way = 0;     // pieces
-  uint32_t n_routed = 0;  // layers
-  int product_number = 0;
+  int on_its_way = 0;  // pieces
 
   __device__ void run() {
     for (int l = 0; l < a.n_layers; ++l) {
@@ -28,7 +26,7 @@ struct Fetcher {
 #pragma unroll 1
       for (int phase = 0; phase < kPhases; ++phase) {
         if (Phase(phase) == Phase::o) keys(layer.attention, in_memory.attention);
-        product(layer, in_memory.of(Phase(phase)), Phase(phase));
+        product(l, layer, in_memory.of(Phase(phase)), Phase(phase));
       }
     }
   }
@@ -57,14 +55,14 @@ struct Fetcher {
   }
 
   // Of maps their place in memory is what the copy engine wants.
-  __device__ void product(const Layer& layer, const Product& in_memory, Phase phase) {
+  __device__ void product(int l, const Layer& layer, const Product& in_memory, Phase phase) {
     const Product& p = layer.of(phase);
     const Matrix of_shared = p.shared, of_experts = p.routed;
-    bool routed = false;
+    const int before = kPhases * l + int(phase);  // products
     Items items(p.deal, int(blockIdx.x), int(gridDim.x));
     for (Item i; items.next(i);) {
       const bool up_routed = phase == Phase::up && i.tile >= of_shared.tiles;
-      if (up_routed && !routed) routed = true, mbarrier_wait(&s.routed, n_routed++ % 2);
+      if (up_routed || (phase == Phase::down && layer.router)) mbarrier_wait(&s.routed, uint32_t(l) % 2);
       const int tile = up_routed ? i.tile - of_shared.tiles : i.tile;
 #pragma unroll 1
       for (int stage = i.begin; stage < i.end; ++stage) {
@@ -77,13 +75,11 @@ struct Fetcher {
                          .groups = of_expert ? of_experts.groups : of_shared.groups,
                          .scales = of_expert ? of_experts.group_scales : of_shared.group_scales};
         const CUtensorMap* map = of_expert ? &in_memory.routed_map : &in_memory.shared_map;
-        fetch(map, m, expert, tile, in_matrix);
+        fetch(map, m, expert, tile, in_matrix, before);
       }
     }
-    if (phase == Phase::up && layer.router && !routed) mbarrier_wait(&s.routed, n_routed++ % 2);
-    ++product_number;
   }
-  __device__ void fetch(const CUtensorMap* map, const Codes& m, int expert, int tile, int stage) {
+  __device__ void fetch(const CUtensorMap* map, const Codes& m, int expert, int tile, int stage, int before) {
     constexpr int kOfPiece = kSlabs / kStagePieces;  // slabs
     constexpr int kBlocks = kTileRows / 16;
     unsigned char* to = open();
@@ -93,7 +89,7 @@ struct Fetcher {
 #pragma unroll
     for (int q = 0; q < kStagePieces; ++q) {
       Mbarrier* full = &s.full[at.stage][q];
-      pace(*const_cast<volatile int*>(&s.products_begun) > product_number);
+      pace(*const_cast<volatile int*>(&s.products_begun) > before);
       if (q * kOfPiece >= slabs) {
         mbarrier_arrive(full);
         continue;

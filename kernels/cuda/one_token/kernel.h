@@ -23,6 +23,7 @@
 #pragma once
 
 #include "kernels/cuda/device/shared.h"
+#include "kernels/cuda/device/top_experts.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/one_token/attend.h"
 #include "kernels/cuda/one_token/fetch.h"
@@ -54,8 +55,7 @@ struct Worker : Multiplier {
     if (up && threadIdx.x == 0) mbarrier_arrive(&s.to_clean);
     if (up && layer.router) score_experts(layer, v, of_expert);
   }
-  __device__ void begin_with_words(int l, bool down, int k, uint4 (&v)[kLoads]) {
-    if (down) mbarrier_wait(&s.cleaned, uint32_t(l) % 2);
+  __device__ void begin_with_words(bool down, int k, uint4 (&v)[kLoads]) {
     const uint32_t* row = down ? words->activations : words->attention;
     receive(
         a, v, [&](int i) { return reinterpret_cast<const uint4*>(row + column(i) / 2); },
@@ -65,6 +65,8 @@ struct Worker : Multiplier {
   template <class Weights>
   __device__ __forceinline__ void work(int l, const Product& p, Phase phase) {
     const int k_shared = int(p.shared.k), k = k_shared + (phase == Phase::down && p.routed.n ? int(p.routed.k) : 0);
+    // Before anything of an expert: a block without its tiles of `up` has not heard which it is.
+    if (phase == Phase::down) mbarrier_wait(&s.cleaned, uint32_t(l) % 2);
     Items items(p.deal, int(blockIdx.x), int(gridDim.x));  // four divisions, while others are waited for
     float of_rows[2 * kBlocks];                            // of the first item: a trip to memory less later
     if constexpr (Weights::kCodes)
@@ -73,7 +75,7 @@ struct Worker : Multiplier {
     if (phase == Phase::qkv || phase == Phase::up)
       begin_with_norm(l, phase == Phase::up, v);
     else
-      begin_with_words(l, phase == Phase::down, k, v);
+      begin_with_words(phase == Phase::down, k, v);
     make<Weights>(v, p, k_shared, k, phase == Phase::down);
     if (threadIdx.x == 0) s.products_begun = kPhases * l + int(phase) + 1;
     multiply<Weights>(p, phase, items, of_rows);
@@ -218,6 +220,7 @@ struct Cleaner {
       const uint32_t turn = (first + uint32_t(l) + 1) % 2;
       mbarrier_wait(&s.to_clean, uint32_t(l) % 2);
       if (s.layers[l % 2].router) route(s.layers[l % 2], memory.words[turn ^ 1]);
+      if (threadIdx.x % 32 == 0) mbarrier_arrive(&s.routed);  // by who chose
       if (l + 1 < a.n_layers) bring(l + 1);
       clean(memory.words[turn], a.parts[turn]);
       a.ranks > 1 ? __threadfence_system() : __threadfence();
@@ -227,34 +230,20 @@ struct Cleaner {
   }
 
  private:
-  // By the rule of device/top_experts.h, for one choice a token. Before this layer's O was there, the words may have
-  // been those of the layer before the last.
+  // Before this layer's O was there, the words may have been those of the layer before the last.
   __device__ void route(const Layer& layer, const Words& words) const {
-    constexpr int kOfLane = 4;
-    static_assert(kMostExperts <= 32 * kOfLane);
-    const int lane = int(threadIdx.x % 32), first = kOfLane * lane;
-    uint4 of[1] = {};
-    receive(
-        a, of, [&](int) { return reinterpret_cast<const uint4*>(words.logits + first); },
-        [&](int) { return first < layer.n_experts; });
-    const float logits[kOfLane] = {__uint_as_float(of[0].x), __uint_as_float(of[0].y), __uint_as_float(of[0].z),
-                                   __uint_as_float(of[0].w)};
-    float best = -INFINITY;
-    int expert = 0;
-#pragma unroll
-    for (int i = 0; i < kOfLane; ++i)
-      if (first + i < layer.n_experts && logits[i] > best) best = logits[i], expert = first + i;
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      const float other = __shfl_xor_sync(kAllLanes, best, offset);
-      const int other_expert = __shfl_xor_sync(kAllLanes, expert, offset);
-      if (other > best || (other == best && other_expert < expert)) best = other, expert = other_expert;
+    const int lane = int(threadIdx.x % 32), first = 4 * lane;
+    static_assert(kMostExperts <= 4 * 32);
+    if (first < layer.n_experts) {
+      uint4 four[1];
+      receive_together(
+          a, four, [&](int) { return reinterpret_cast<const uint4*>(words.logits + first); }, [](int) { return true; });
+      *reinterpret_cast<uint4*>(s.logits + first) = four[0];
     }
-    if (best == -INFINITY || layer.in_turn) expert = 0, best = __shfl_sync(kAllLanes, logits[0], 0);
-    if (lane != 0) return;
-    s.expert = expert;
-    s.score = round_to<bf16>(1.0f / (1.0f + expf(-best)));
-    mbarrier_arrive(&s.routed);
+    __syncwarp();
+    route_row<bf16>(
+        s.logits, 0,
+        {.n_experts = layer.in_turn ? 1 : layer.n_experts, .top_k = 1, .expert = &s.expert, .score = &s.score});
   }
   // Norms and router were read a step ago, so they are in memory again.
   __device__ void bring(int l) const {

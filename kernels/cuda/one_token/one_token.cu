@@ -193,7 +193,7 @@ bool OneToken::make_plan() {
   plan_->fp8_attention = is_fp8(*first.qkv.w), plan_->fp8_ffn = is_fp8(*first.up.shared);
   if (!plan_->fp8_attention && plan_->fp8_ffn) return false;
   plan_->fp8_cache = first.qkv.kv.layout.dtype == DType::f8_e4m3;
-  p.wide_window = plan_->fp8_ffn ? 3 : 7;  // as measured; pieces of INT4 may be empty
+  if (!plan_->fp8_ffn) p.wide_window = 7;  // as measured; pieces of INT4 may be empty
 
   p.rank = first.o.comm->rank(), p.ranks = first.o.comm->size();
   if (p.ranks == 1) {

@@ -105,7 +105,7 @@ struct Program {
   // What layers use of Words, at most: for who cleans.
   int32_t qkv_parts = 0, qkv_width = 0, attention_words = 0, activation_words = 0, sum_parts = 0, n_logits = 0;
   // Pieces of stages asked for and not there: of products whose x is waited for, and of the one that is multiplied.
-  int32_t window = 3, wide_window = 5;
+  int32_t window = 3, wide_window = 3;
   const uint32_t* aborted = nullptr;  // host memory, of more than one rank
 };
 
