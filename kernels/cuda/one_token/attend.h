@@ -14,8 +14,8 @@
 
 namespace l4::cuda::one_token {
 
-// How a unit lies in its stage: keys, then values, 16 KB each, as the copy engine swizzles rows of 128 bytes; then
-// scales. What decode_attend.h wants to know of a cache, of a warp's 16 keys.
+// How a unit lies in two stages side by side: keys, then values, as the copy engine swizzles rows of 128 bytes; their
+// scales likewise. What decode_attend.h wants to know of a cache, of a warp's 16 keys.
 struct Fp8Unit {
   static constexpr bool kHasScales = true;
   static constexpr int kKeys = 128, kTiles = 1, kUnitsAPage = int(kFastPageTokens) / kKeys;
@@ -33,7 +33,7 @@ struct Fp8Unit {
   }
   __device__ static void values(uint32_t (&a)[1][4], const std::byte* stage, int i, int lane) {
     uint32_t words[2];
-    ldmatrix_x2_trans(words, stage + kCodesBytes / 2 + place_of(lane % 16, i));
+    ldmatrix_x2_trans(words, stage + kCodesBytes + place_of(lane % 16, i));
 #pragma unroll
     for (int m = 0; m < 2; ++m) a[0][2 * m] = even_codes(words[m]), a[0][2 * m + 1] = odd_codes(words[m]);
   }
@@ -46,8 +46,9 @@ struct Fp8Unit {
     float k[2] = {1, 1}, v[2] = {1, 1};
     // from: of the warp's keys.
     __device__ static Scales load(const bf16* from, int lane) {
+      constexpr int kNext = kScaleBytes / int(sizeof(bf16));
       const int g = lane / 4;
-      return {{get(from[g]), get(from[g + 8])}, {get(from[kKeys + g]), get(from[kKeys + g + 8])}};
+      return {{get(from[g]), get(from[g + 8])}, {get(from[kNext + g]), get(from[kNext + g + 8])}};
     }
     __device__ float key(int, int half) const { return k[half]; }
     __device__ float value(int, int half, bool is_there) const { return is_there ? v[half] * kCodesFactor : 0; }
@@ -69,7 +70,7 @@ struct Bf16Unit {
     ldmatrix_x4(a[0], stage + place_of(lane % 16, 2 * i + lane / 16));
   }
   __device__ static void values(uint32_t (&a)[1][4], const std::byte* stage, int i, int lane) {
-    ldmatrix_x4_trans(a[0], stage + kCodesBytes / 2 + place_of(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2));
+    ldmatrix_x4_trans(a[0], stage + kCodesBytes + place_of(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2));
   }
   __device__ static void query(uint32_t (&b)[2], const bf16* head, int i, int t) {
     const uint32_t* from = reinterpret_cast<const uint32_t*>(head) + 8 * i + t;
@@ -104,7 +105,7 @@ template <class Cache>
 struct Attender {
   const Program& a;
   Shared& s;
-  const unsigned char* ring;
+  unsigned char* ring;
   Meeting<kAttendWarps>& meeting;
   Turn& at;
   Words& words;
@@ -186,19 +187,17 @@ struct Attender {
     constexpr int kRowChunks = Cache::kRowBytes / 16;
     if (lane < 2 * kRowChunks) {
       const int which = lane / kRowChunks, chunk = lane % kRowChunks;
-      *reinterpret_cast<uint4*>(stage + which * (kCodesBytes / 2) + Cache::place_of(16 * warp + row, chunk)) =
+      *reinterpret_cast<uint4*>(stage + which * (kCodesBytes) + Cache::place_of(16 * warp + row, chunk)) =
           reinterpret_cast<const uint4*>(s.new_row[which])[chunk];
     }
     if constexpr (Cache::kHasScales) {
-      if (lane < 2)
-        reinterpret_cast<bf16*>(stage + kCodesBytes)[lane * Cache::kKeys + 16 * warp + row] =
-            rounded<bf16>(s.new_scale[lane]);
+      if (lane < 2) scales_of(ring, at.stage + lane)[16 * warp + row] = rounded<bf16>(s.new_scale[lane]);
     }
   }
   __device__ void clear_behind(unsigned char* stage, int n_valid) const {
     constexpr int kRowChunks = Cache::kRowBytes / 16;
     for (int i = lane; i < (16 - n_valid) * kRowChunks; i += 32)
-      *reinterpret_cast<uint4*>(stage + kCodesBytes / 2 +
+      *reinterpret_cast<uint4*>(stage + kCodesBytes +
                                 Cache::place_of(16 * warp + n_valid + i / kRowChunks, i % kRowChunks)) = uint4{};
   }
 
@@ -208,6 +207,11 @@ struct Attender {
     const int past = a.kv[t.kind].span->past;
     const Units<Cache> units(t, past, int(blockIdx.x), int(gridDim.x));
     if (units.begin == units.end) return;
+    if (at.stage % 2) {  // nothing (fetch.h)
+      mbarrier_wait(&s.full[at.stage], at.parity);
+      if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
+      at.next(kRing);
+    }
     sync_multiply();  // all warps are done with x
     const int n_parts = layer.of(Phase::qkv).deal.parts;
     for (uint32_t unit = units.begin; unit < units.end;) {
@@ -233,9 +237,9 @@ struct Attender {
       int n_valid = past + 1 - int(unit - first) * Cache::kKeys - 16 * warp;
       bool is_first = true;
       for (; unit < end; ++unit, n_valid -= Cache::kKeys) {
-        for (Mbarrier& piece : s.full[at.stage]) mbarrier_wait(&piece, at.parity);
+        for (int which = 0; which < 2; ++which) mbarrier_wait(&s.full[at.stage + which], at.parity);
         if (warp < kWorking && n_valid > 0) {
-          unsigned char* stage = const_cast<unsigned char*>(ring) + at.stage * kStageBytes;
+          unsigned char* stage = codes_of(ring, at.stage);
           if (n_valid <= 16 && unit + 1 == first + units.of_head) {
             put_new(stage, n_valid - 1);
             if (!Cache::kHasScales) clear_behind(stage, n_valid);
@@ -245,14 +249,13 @@ struct Attender {
           const auto* codes = reinterpret_cast<const std::byte*>(stage) + 16 * warp * 128;
           const bool own = Cache::kHasScales && t.k_scale_offset >= 0;
           const auto scales =
-              own ? Cache::Scales::load(reinterpret_cast<const bf16*>(stage + kCodesBytes) + 16 * warp, lane)
-                  : typename Cache::Scales{};
+              own ? Cache::Scales::load(scales_of(ring, at.stage) + 16 * warp, lane) : typename Cache::Scales{};
           attend<Cache>(state, query, codes, scales, n_valid, t.scale * Cache::kFactor, is_first, lane);
           is_first = false;
         }
         __syncwarp();
-        if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
-        at.next(kRing);
+        for (int which = 0; which < 2; ++which, at.next(kRing))
+          if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
       }
       if (warp < kWorking)
         put<Cache>(meeting, state, Cache::kFactor * t.v_scale, warp, lane);

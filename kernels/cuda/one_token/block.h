@@ -13,16 +13,16 @@ namespace l4::cuda::one_token {
 using small_m::kAllLanes;
 using small_m::Turn;
 
-constexpr int kMeetings = 4;               // items whose sums may be on their way to who adds them
-constexpr int kSlabs = 8, kTileRows = 32;  // of a stage
-constexpr int kMultiply = 1;               // the named barrier of the warps that multiply
+constexpr int kMeetings = 4;                        // items whose sums may be on their way to who adds them
+constexpr int kSlabs = kTeamWarps, kTileRows = 32;  // of a stage
+constexpr int kMultiply = 1;                        // the named barrier of the warps that multiply
 
 constexpr int kPieces = kMostWidth / (256 * kWarps);  // of 8 columns, of a thread, of a row of the residual stream
 
 struct Shared {
   Layer layers[2];  // in turns: what is read from memory at the time takes as long as a trip to it under load
   uint4 residual[kPieces][32 * kWarps];  // the stream, the same in every block; each thread's columns are its own
-  Mbarrier full[kRing][kStagePieces], empty[kRing];
+  Mbarrier full[kRing], empty[kRing];
   Mbarrier handed[kMeetings], taken[kMeetings];
   Mbarrier to_clean, routed, cleaned;  // once a layer
   int products_begun;                  // since the launch: multiplied by x, that is
@@ -46,6 +46,14 @@ constexpr size_t kXBytes = size_t(kMostX) / 256 * small_m::Int4One::kXSlab;
 static_assert(sizeof(Meeting<kAttendWarps>) <= kXBytes + 1024);
 constexpr size_t kAfterRing = (std::max(kXBytes, sizeof(Meeting<kAttendWarps>)) + 127) / 128 * 128;
 constexpr size_t kSharedBytes = size_t(kRing) * kStageBytes + kAfterRing;
+
+// Of a stage of the ring.
+__device__ inline unsigned char* codes_of(unsigned char* ring, int stage) {
+  return ring + stage * kCodesBytes;
+}
+__device__ inline bf16* scales_of(unsigned char* ring, int stage) {
+  return reinterpret_cast<bf16*>(ring + kRing * kCodesBytes + stage * kScaleBytes);
+}
 
 // All warps that multiply.
 __device__ inline void sync_multiply() {

@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, 1) one_token_kernel(const __grid_con
   if (threadIdx.x == 32 * kWarps) {
     for (int i = 0; i < kRing; ++i) {
       mbarrier_init(&s.empty[i], kWarps);
-      for (Mbarrier& piece : s.full[i]) mbarrier_init(&piece, 1);
+      mbarrier_init(&s.full[i], 1);
     }
     for (int i = 0; i < kMeetings; ++i) mbarrier_init(&s.handed[i], kWarps), mbarrier_init(&s.taken[i], 1);
     mbarrier_init(&s.to_clean, 1), mbarrier_init(&s.cleaned, 1), mbarrier_init(&s.routed, 1);

@@ -13,7 +13,7 @@ using small_m::XScale;
 struct Multiplier {
   const Program& a;
   Shared& s;
-  const unsigned char* ring;
+  unsigned char* ring;
   unsigned char* x;  // operands
   Turn at;
   uint32_t turn = 0;       // of the items
@@ -90,52 +90,50 @@ struct Multiplier {
     using V = Variant<Weights>;
     const bool up = phase == Phase::up, down = phase == Phase::down;
     const int k_shared = int(p.shared.k), k_routed = int(p.routed.k), shared_stages = p.shared.stages;
+    const int team = warp / kTeamWarps, slab = warp % kTeamWarps;
     bool has_rows = !up || items.tile() < p.shared.tiles;  // of the first item; of an expert it is not known in time
     for (Item i; items.next(i); ++turn) {
-      // The last stage of a matrix may have slabs in its first half only: by turns they are the warps' of one half and
-      // the other.
-      const int slab = (warp + i.tile % 2 * (kSlabs / 2)) % kSlabs;
       const bool up_routed = up && i.tile >= p.shared.tiles;
       float total[kBlocks][2] = {};
       float sums[kBlocks][1][4] = {};
-      for (int stage = i.begin; stage < i.end; ++stage) {
-        const bool down_routed = down && stage >= shared_stages, routed = up_routed || down_routed;
+      bool down_routed = down && i.begin >= shared_stages;
+      // FP8: the sums of codes of one matrix, as numbers.
+      auto add_codes = [&] {
+        const float x_scale = s.x_scale[down_routed];
+#pragma unroll
+        for (int half = 0; half < 2 * kBlocks; ++half) {
+          float& sum = sums[half / 2][0][half % 2 * 2];
+          total[half / 2][half % 2] += sum * (x_scale * of_rows[half]);
+          sum = 0;
+        }
+      };
+      if (Weights::kCodes && !has_rows && !up_routed) load_rows(p, down_routed, i.tile, of_rows), has_rows = true;
+      for (int stage = i.begin; stage < i.end; ++stage, at.next(kRing)) {
+        if (at.stage % kTeams != team) continue;
+        if (down && !down_routed && stage >= shared_stages) {
+          if constexpr (Weights::kCodes) add_codes(), load_rows(p, true, i.tile, of_rows);
+          down_routed = true;
+        }
         const int column = (down_routed ? stage - shared_stages : stage) * V::kStageK + slab * V::kSlabK;
-        mbarrier_wait(&s.full[at.stage][slab / (kSlabs / kStagePieces)], at.parity);
-        if (Weights::kGroups && slab >= kSlabs / kStagePieces)
-          mbarrier_wait(&s.full[at.stage][0], at.parity);  // scales
-        if constexpr (Weights::kCodes)
-          if ((stage == i.begin && !has_rows) || (down && stage == shared_stages))
-            load_rows(p, routed, up_routed ? i.tile - p.shared.tiles : i.tile, of_rows);
-        has_rows = false;
-        if (column < (routed ? k_routed : k_shared)) {
-          const unsigned char* codes = ring + at.stage * kStageBytes;
-          const unsigned char* rows = codes + slab * kTileRows * small_m::kSlabBytes;
+        mbarrier_wait(&s.full[at.stage], at.parity);
+        if (Weights::kCodes && !has_rows) load_rows(p, true, i.tile - p.shared.tiles, of_rows), has_rows = true;
+        if (column < (up_routed || down_routed ? k_routed : k_shared)) {
+          const unsigned char* rows = codes_of(ring, at.stage) + slab * kTileRows * small_m::kSlabBytes;
           const unsigned char* of_x = x + (column + (down_routed ? k_shared : 0)) / V::kSlabK * Weights::kXSlab;
-          if constexpr (Weights::kCodes) {
+          if constexpr (Weights::kCodes)
             Weights::template multiply_slab<kBlocks, 2>(sums, rows, of_x, lane);
-          } else {
-            const bf16* scale = reinterpret_cast<const bf16*>(codes + kCodesBytes) + slab * (V::kSlabK / kGroup) * 16;
-            Weights::template multiply_slab<kBlocks, 2>(sums, rows, of_x, scale, V::kStageK / kGroup * 16, kGroup,
-                                                        lane);
-          }
+          else
+            Weights::template multiply_slab<kBlocks, 2>(sums, rows, of_x,
+                                                        scales_of(ring, at.stage) + slab * (V::kSlabK / kGroup) * 16,
+                                                        V::kStageK / kGroup * 16, kGroup, lane);
         }
         __syncwarp();
-        if (lane == 0) mbarrier_arrive(&s.empty[at.stage]);
-        at.next(kRing);
-        if constexpr (Weights::kCodes) {
-          if (stage + 1 != i.end && !(down && stage + 1 == shared_stages)) continue;
-          // The sums of codes of one matrix, as numbers.
-          const float x_scale = s.x_scale[down_routed];
-#pragma unroll
-          for (int half = 0; half < 2 * kBlocks; ++half) {
-            float& sum = sums[half / 2][0][half % 2 * 2];
-            total[half / 2][half % 2] += sum * (x_scale * of_rows[half]);
-            sum = 0;
-          }
-        }
+        if (lane == 0) mbarrier_arrive(&s.empty[at.stage], kTeams);
       }
-      if constexpr (!Weights::kCodes)
+      has_rows = false;
+      if constexpr (Weights::kCodes)
+        add_codes();
+      else
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b) total[b][0] = sums[b][0][0], total[b][1] = sums[b][0][2];
       end_item(p, phase, i, total, up_routed);

@@ -49,18 +49,24 @@ CUtensorMap pages_map(const KvLayer& kv, int64_t offset) {
 }
 // What a product must know of a weight, by the weight's own format.
 template <class Weights>
-void put(const PackedWeight& w, Matrix& matrix, CUtensorMap& map, float& x_scale) {
+void put(const PackedWeight& w, Matrix& matrix, CUtensorMap& map, CUtensorMap& scales, float& x_scale) {
   using V = Variant<Weights>;
   matrix = small_m::matrix<V>(w);
-  const CUtensorMap slabs = small_m::slabs<V>(w, kSlabs / kStagePieces);
+  const CUtensorMap slabs = small_m::slabs<V>(w);
   map = slabs;
+  if constexpr (V::Weights::kGroups) {
+    const int64_t blocks = w.spec.n_experts * w.spec.n / 16, block_bytes = matrix.groups * 16 * int64_t(sizeof(bf16));
+    const CUtensorMap of_groups = tensor_map(w.scales.data(), DType::u8, {{block_bytes, blocks}}, {{block_bytes}},
+                                             {{kScaleBytes / V::kTileBlocks, V::kTileBlocks}}, Swizzle::none);
+    scales = of_groups;
+  }
   x_scale = small_m::input_scale(w.spec);
 }
 Product product(const PackedWeight& shared, const PackedWeight* routed) {
   auto put_weight = [](const PackedWeight& w) { return is_fp8(w) ? put<small_m::Fp8One> : put<small_m::Int4One>; };
   Product p;
-  put_weight(shared)(shared, p.shared, p.shared_map, p.x_scale);
-  if (routed) put_weight (*routed)(*routed, p.routed, p.routed_map, p.x_routed_scale);
+  put_weight(shared)(shared, p.shared, p.shared_map, p.shared_scales, p.x_scale);
+  if (routed) put_weight (*routed)(*routed, p.routed, p.routed_map, p.routed_scales, p.x_routed_scale);
   return p;
 }
 // Whether every block has an item, and tiles are in few enough parts.
@@ -193,7 +199,7 @@ bool OneToken::make_plan() {
   plan_->fp8_attention = is_fp8(*first.qkv.w), plan_->fp8_ffn = is_fp8(*first.up.shared);
   if (!plan_->fp8_attention && plan_->fp8_ffn) return false;
   plan_->fp8_cache = first.qkv.kv.layout.dtype == DType::f8_e4m3;
-  if (!plan_->fp8_ffn) p.wide_window = 7;  // as measured; pieces of INT4 may be empty
+  if (!plan_->fp8_ffn) p.wide_window = 4;  // as measured
 
   p.rank = first.o.comm->rank(), p.ranks = first.o.comm->size();
   if (p.ranks == 1) {

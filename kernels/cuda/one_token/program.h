@@ -15,13 +15,16 @@ using small_m::Matrix;
 constexpr int kWarps = 8, kThreads = 32 * (kWarps + 4);
 constexpr int kRegisters = 208, kOthers = 88;  // of a thread that multiplies, and of the others
 static_assert(kWarps * kRegisters + 4 * kOthers <= (kWarps + 4) * (65536 / kThreads / 8 * 8), "they wait for ever");
-constexpr int kRing = 5;                              // stages
-constexpr int kCodesBytes = 32 << 10;                 // of a stage: codes, or keys and values ...
-constexpr int kStageBytes = kCodesBytes + (1 << 10);  // ... and then their scales
-constexpr int kGroup = 128;                           // of INT4
-constexpr int kStagePieces = 2;  // of a stage, each with a barrier: who waits for one need not for all
+// The ring's stages are small: what the ring holds hides what blocks wait for, and none of it may be padding. By turns
+// they are one half's of the warps and the other's.
+constexpr int kTeams = 2, kTeamWarps = kWarps / kTeams;
+constexpr int kRing = 10;              // stages; even, so that a place is always the same team's
+constexpr int kCodesBytes = 16 << 10;  // of a stage: codes, or keys, or values ...
+constexpr int kScaleBytes = 512;       // ... and, after all of them, scales
+constexpr int kStageBytes = kCodesBytes + kScaleBytes;
+constexpr int kGroup = 128;  // of INT4
 template <class Weights>
-using Variant = small_m::Variant<Weights, 1, 32, 8, kRing, kWarps>;
+using Variant = small_m::Variant<Weights, 1, 32, kTeamWarps, kRing, kTeamWarps>;
 constexpr int kFp8Slab = Variant<small_m::Fp8One>::kSlabK, kInt4Slab = Variant<small_m::Int4One>::kSlabK;  // columns
 
 constexpr int kMostWidth = 6144;              // D
@@ -32,7 +35,8 @@ constexpr int kMostExperts = 128, kMostRanks = kMaxPeers, kMostKvHeads = 64, kMo
 // A linear product, or the two of ffn_up or ffn_down.
 struct Product {
   CUtensorMap shared_map, routed_map;
-  Matrix shared, routed;  // routed.n 0: no experts
+  CUtensorMap shared_scales, routed_scales;  // INT4: [E * n / 16][groups * 16]
+  Matrix shared, routed;                     // routed.n 0: no experts
   Deal deal;
   float x_scale = 0, x_routed_scale = 0;  // FP8: of the input; 0: its own
 };
@@ -104,8 +108,8 @@ struct Program {
   int32_t rank = 0, ranks = 1;
   // What layers use of Words, at most: for who cleans.
   int32_t qkv_parts = 0, qkv_width = 0, attention_words = 0, activation_words = 0, sum_parts = 0, n_logits = 0;
-  // Pieces of stages asked for and not there: of products whose x is waited for, and of the one that is multiplied.
-  int32_t window = 3, wide_window = 3;
+  // Stages asked for and not there: of products whose x is waited for, and of the one that is multiplied.
+  int32_t window = 2, wide_window = 3;
   const uint32_t* aborted = nullptr;  // host memory, of more than one rank
 };
 

@@ -30,6 +30,11 @@ __device__ inline void mbarrier_init_fence() {
 __device__ inline void mbarrier_arrive(Mbarrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
+// As so many threads.
+__device__ inline void mbarrier_arrive(Mbarrier* barrier, int n_arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_arrivals)
+               : "memory");
+}
 // One arrival, and n_bytes more must be copied before the phase ends.
 __device__ inline void mbarrier_arrive_expect_tx(Mbarrier* barrier, uint32_t n_bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_bytes)

@@ -53,8 +53,8 @@ ModelConfig config_of(const Model& m) {
 }
 
 struct Run {
-  std::vector<float> logits;  // of single tokens after a prompt
-  int64_t launches = 0;       // steps recorded as one
+  std::vector<std::vector<float>> logits;  // of single tokens after a prompt
+  int64_t launches = 0;                    // steps recorded as one
 };
 Run steps_of(const Model& m, int n_prompt, std::vector<int> gpus, bool one_launch = true) {
   const ModelConfig config = config_of(m);
@@ -71,17 +71,26 @@ Run steps_of(const Model& m, int n_prompt, std::vector<int> gpus, bool one_launc
   for (int i = 0; i < n_prompt; ++i) ids.push_back(int32_t(i * 37 % 128));
   model.append(ids, false);
   Run run;
-  for (int i = 0; i < 4; ++i) {
-    const std::vector<float> more = model.append(std::vector<int32_t>{int32_t(i * 11 % 128)});
-    run.logits.insert(run.logits.end(), more.begin(), more.end());
-  }
+  for (int i = 0; i < 4; ++i) run.logits.push_back(model.append(std::vector<int32_t>{int32_t(i * 11 % 128)}));
   run.launches = cuda::g_one_token_launches - before;
   return run;
 }
 
-// Both round to bfloat16, at places that differ; FP8 codes and, seldom, an expert then differ too. What is wrong is as
-// far apart as the logits are long.
-constexpr double kOtherRoundings = 0.1;
+// Both round to bfloat16, at places that differ; FP8 codes then differ too. Seldom an expert does, of two that score
+// nearly the same: a single step is further apart then, and those after it are not. What is wrong is as far apart as
+// the logits are long.
+constexpr double kOtherRoundings = 0.1, kOtherExpert = 0.5;
+void check_alike(const Run& one, const Run& many) {
+  REQUIRE(one.logits.size() == many.logits.size());
+  int n_others = 0;
+  for (size_t i = 0; i < one.logits.size(); ++i) {
+    CAPTURE(i);
+    const double apart = difference(one.logits[i], many.logits[i]);
+    CHECK(apart < kOtherExpert);
+    n_others += apart >= kOtherRoundings;
+  }
+  CHECK(n_others <= 1);
+}
 }  // namespace
 
 TEST_CASE("cuda one token: one launch gives what many give, in every format, over edges of pages and chunks") {
@@ -93,7 +102,7 @@ TEST_CASE("cuda one token: one launch gives what many give, in every format, ove
       const Run one = steps_of(m, n_prompt, {0}), many = steps_of(m, n_prompt, {0}, false);
       CHECK(one.launches == 1);
       CHECK(many.launches == 0);
-      CHECK(difference(one.logits, many.logits) < kOtherRoundings);
+      check_alike(one, many);
       if (&m == kModels) CHECK(steps_of(m, n_prompt, {0}).logits == one.logits);
     }
   }
@@ -104,7 +113,7 @@ TEST_CASE("cuda one token: one launch gives what many give on two GPUs") {
   const Run one = steps_of(kModels[0], kPrompts[0], {0, 1}), many = steps_of(kModels[0], kPrompts[0], {0, 1}, false);
   CHECK(one.launches == 2);
   CHECK(many.launches == 0);
-  CHECK(difference(one.logits, many.logits) < kOtherRoundings);
+  check_alike(one, many);
 }
 
 TEST_CASE("cuda one token: BF16 weights are many launches") {

@@ -15,6 +15,9 @@ inline void mbarrier_init_fence() {}
 inline void mbarrier_arrive(Mbarrier* barrier, L4_WHERE) {
   emulation::block().mbarrier_arrive(barrier, 1, 0, 0, where);
 }
+inline void mbarrier_arrive(Mbarrier* barrier, int n_arrivals, L4_WHERE) {
+  emulation::block().mbarrier_arrive(barrier, n_arrivals, 0, 0, where);
+}
 inline void mbarrier_arrive_expect_tx(Mbarrier* barrier, uint32_t n_bytes, L4_WHERE) {
   emulation::block().mbarrier_arrive(barrier, 1, n_bytes, 0, where);
 }
