@@ -1,5 +1,5 @@
-// The warps that multiply: a product at a time, its input made into operands once a block, each warp an eighth of the
-// columns of every stage.
+// The warps that multiply: a product at a time, its input made into operands once a block, each warp a quarter of
+// the columns of every second stage.
 #pragma once
 
 #include "kernels/cuda/device/fp8_input.h"
