@@ -1,6 +1,7 @@
-// The thread that fetches: all stages of all layers, one after another, as the ring has room. It does not wait for what
-// the weights are multiplied by, so the memory works on while blocks wait for each other; only of experts it must know
-// which.
+// The threads that fetch, one for each team of the warps: its stages of all layers, one after another, as the ring has
+// room. They do not wait for what the weights are multiplied by, so the memory works on while blocks wait for each
+// other; only of experts they must know which. One thread for both would be as slow as the memory: a stage takes it
+// 700 clocks and more, the memory 1,000.
 #pragma once
 
 #include "kernels/cuda/one_token/attend.h"
@@ -14,9 +15,10 @@ struct Fetcher {
   const Program& a;
   Shared& s;
   unsigned char* ring;
+  const int team;
   const uint64_t read_once = cache_evict_first();  // code, activations and pages stay in L2
-  Turn at, oldest;     // the next stage to ask for; the oldest that may not be there
-  int on_its_way = 0;  // stages
+  Turn at, oldest{.stage = team};  // the next stage; the team's oldest that may not be there
+  int on_its_way = 0;              // stages of the team
 
   __device__ void run() {
     for (int l = 0; l < a.n_layers; ++l) {
@@ -31,14 +33,15 @@ struct Fetcher {
   }
 
  private:
+  __device__ bool is_mine() const { return at.stage % kTeams == team; }
   // Before a stage is asked for: there is room, and no more of them are on their way than keep the memory busy. Every
   // other access waits behind them; while what is fetched is multiplied at once, nobody waits for another.
   __device__ void open(bool at_once) {
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
-    const int most = at_once ? a.wide_window : a.window;
+    const int most = ((at_once ? a.wide_window : a.window) + kTeams - 1 - team) / kTeams;
     for (; on_its_way >= most; --on_its_way) {
       mbarrier_wait(&s.full[oldest.stage], oldest.parity);
-      oldest.next(kRing);
+      for (int i = 0; i < kTeams; ++i) oldest.next(kRing);
     }
     ++on_its_way;
   }
@@ -54,7 +57,8 @@ struct Fetcher {
       if (up_routed || (phase == Phase::down && layer.router)) mbarrier_wait(&s.routed, uint32_t(l) % 2);
       const int tile = up_routed ? i.tile - of_shared.tiles : i.tile;
 #pragma unroll 1
-      for (int stage = i.begin; stage < i.end; ++stage) {
+      for (int stage = i.begin; stage < i.end; ++stage, at.next(kRing)) {
+        if (!is_mine()) continue;
         const bool down_routed = phase == Phase::down && stage >= of_shared.stages;
         const bool of_expert = up_routed || down_routed;
         const int in_matrix = down_routed ? stage - of_shared.stages : stage;
@@ -70,7 +74,6 @@ struct Fetcher {
         mbarrier_arrive_expect_tx(full, kCodesBytes);
         tensor_load_hint(codes_of(ring, at.stage), of_expert ? &in_memory.routed_map : &in_memory.shared_map, full,
                          read_once, 0, row, in_matrix * kSlabs);
-        at.next(kRing);
       }
     }
   }
@@ -84,8 +87,7 @@ struct Fetcher {
     auto page_of = [&](uint32_t unit) { return kv.pages[span.table + unit % units.of_head / Cache::kUnitsAPage]; };
     const bool at_once = 2 * (units.end - units.begin) > kRing;
     if (at.stage % 2) {  // nothing, so that they lie side by side
-      open(at_once);
-      mbarrier_arrive(&s.full[at.stage]);
+      if (is_mine()) open(at_once), mbarrier_arrive(&s.full[at.stage]);
       at.next(kRing);
     }
     int32_t page = page_of(units.begin);
@@ -94,7 +96,8 @@ struct Fetcher {
       if (unit + 1 < units.end) page = page_of(unit + 1);
       const int token = int(unit / units.of_head) * int(kFastPageTokens) +
                         int(unit % units.of_head % Cache::kUnitsAPage) * Cache::kKeys;  // of the page's, of all heads
-      for (int which = 0; which < 2; ++which) {                                         // keys, values
+      for (int which = 0; which < 2; ++which, at.next(kRing)) {                         // keys, values
+        if (!is_mine()) continue;
         open(at_once);
         Mbarrier* full = &s.full[at.stage];
         constexpr uint32_t kScales = Cache::kKeys * sizeof(bf16);
@@ -105,7 +108,6 @@ struct Fetcher {
                     t.pages + now * t.page_stride + token * int64_t(sizeof(bf16)) +
                         (which ? t.v_scale_offset : t.k_scale_offset),
                     kScales, full);
-        at.next(kRing);
       }
     }
   }

@@ -308,8 +308,9 @@ __global__ void __launch_bounds__(kThreads, 1) one_token_kernel(const __grid_con
     return Worker{{a, s, ring, ring + size_t(kRing) * kStageBytes}}.run<AttentionWeights, FfnWeights, Cache>();
   }
   give_registers<kOthers>();
-  if (warp == kWarps + 1) return Cleaner{a, s}.run();
-  if (threadIdx.x == 32 * kWarps) Fetcher<Cache>{a, s, ring}.run();
+  const int helper = warp - kWarps;
+  if (helper == kTeams) return Cleaner{a, s}.run();
+  if (helper < kTeams && threadIdx.x % 32 == 0) Fetcher<Cache>{a, s, ring, helper}.run();
 }
 
 template <class AttentionWeights, class FfnWeights>

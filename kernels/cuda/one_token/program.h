@@ -108,7 +108,8 @@ struct Program {
   int32_t rank = 0, ranks = 1;
   // What layers use of Words, at most: for who cleans.
   int32_t qkv_parts = 0, qkv_width = 0, attention_words = 0, activation_words = 0, sum_parts = 0, n_logits = 0;
-  // Stages asked for and not there: of products whose x is waited for, and of the one that is multiplied.
+  // Stages asked for and not there, at least one of each team: of products whose x is waited for, and of the one that is
+  // multiplied.
   int32_t window = 2, wide_window = 3;
   const uint32_t* aborted = nullptr;  // host memory, of more than one rank
 };
