@@ -38,7 +38,7 @@ struct Fetcher {
   // other access waits behind them; while what is fetched is multiplied at once, nobody waits for another.
   __device__ void open(bool at_once) {
     mbarrier_wait(&s.empty[at.stage], at.parity ^ 1);
-    const int most = ((at_once ? a.wide_window : a.window) + kTeams - 1 - team) / kTeams;
+    const int most = at_once ? kWideWindow : kWindow;
     for (; on_its_way >= most; --on_its_way) {
       mbarrier_wait(&s.full[oldest.stage], oldest.parity);
       for (int i = 0; i < kTeams; ++i) oldest.next(kRing);

@@ -2,7 +2,7 @@
 //
 // Why: of a layer of batch 1 a fifth is turnover of blocks where every product is a kernel (NOTES.md): from the last
 // stage that a block asks for to the first of its successor's the memory stands idle, four times a layer. Here one
-// block a multiprocessor stays. One thread fetches (fetch.h): everything that the block will multiply, product after
+// block a multiprocessor stays. Two threads fetch (fetch.h): everything that the block will multiply, product after
 // product, as the ring has room, without knowing what it is multiplied by. Eight warps multiply (multiply.h), attend
 // (attend.h), and between products look for what the other blocks found: meanwhile the ring fills, 165 KB a
 // multiprocessor, 5 to 7 us of streaming. One warp more chooses the expert, empties what has been read, and brings the

@@ -199,7 +199,6 @@ bool OneToken::make_plan() {
   plan_->fp8_attention = is_fp8(*first.qkv.w), plan_->fp8_ffn = is_fp8(*first.up.shared);
   if (!plan_->fp8_attention && plan_->fp8_ffn) return false;
   plan_->fp8_cache = first.qkv.kv.layout.dtype == DType::f8_e4m3;
-  if (!plan_->fp8_ffn) p.wide_window = 4;  // as measured
 
   p.rank = first.o.comm->rank(), p.ranks = first.o.comm->size();
   if (p.ranks == 1) {

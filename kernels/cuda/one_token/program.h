@@ -22,6 +22,9 @@ constexpr int kRing = 10;              // stages; even, so that a place is alway
 constexpr int kCodesBytes = 16 << 10;  // of a stage: codes, or keys, or values ...
 constexpr int kScaleBytes = 512;       // ... and, after all of them, scales
 constexpr int kStageBytes = kCodesBytes + kScaleBytes;
+// Stages of a team asked for and not there, as measured: of products whose x is waited for, and of the one that is
+// multiplied.
+constexpr int kWindow = 1, kWideWindow = 2;
 constexpr int kGroup = 128;  // of INT4
 template <class Weights>
 using Variant = small_m::Variant<Weights, 1, 32, kTeamWarps, kRing, kTeamWarps>;
@@ -108,9 +111,6 @@ struct Program {
   int32_t rank = 0, ranks = 1;
   // What layers use of Words, at most: for who cleans.
   int32_t qkv_parts = 0, qkv_width = 0, attention_words = 0, activation_words = 0, sum_parts = 0, n_logits = 0;
-  // Stages asked for and not there, at least one of each team: of products whose x is waited for, and of the one that is
-  // multiplied.
-  int32_t window = 2, wide_window = 3;
   const uint32_t* aborted = nullptr;  // host memory, of more than one rank
 };
 
